@@ -1,0 +1,50 @@
+//! The webhook front end.
+
+use std::{process::ExitCode, sync::Arc};
+
+use adapters::{
+    config,
+    ghfe::{Capture, Ghfe, HttpProxy, StagingProxy, Verifier, router},
+    ingest::Ingest,
+    ports::system_clock,
+    postgres::PgStore,
+};
+
+#[path = "shared/process.rs"]
+mod process;
+
+/// Deliveries that may wait for the store at once; beyond that they are answered 503.
+const WAITING: usize = 20_000;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    process::run(serve()).await
+}
+
+async fn serve() -> Result<(), process::Error> {
+    let config = config::ghfe(&config::process_environment(), &|path| std::fs::read_to_string(path))?;
+    process::log(&config.common.log);
+    let capture = config.capture.as_deref().map(|path| {
+        Capture::open(path)
+            .map_err(|error| format!("CAPTURE names {}, which cannot be opened for appending: {error}", path.display()))
+    });
+    let capture = capture.transpose()?;
+    let listener = process::listen(config.common.listen).await?;
+    let store = PgStore::connect(&config.common.postgres_url, config.common.policy.realm).await?;
+    let proxy = config.staging_url.map(HttpProxy::new).transpose()?;
+    let ghfe = Ghfe {
+        ingest: Ingest::new(store.clone(), WAITING),
+        store,
+        policy: Arc::new(config.common.policy),
+        clock: system_clock(),
+        verifier: Verifier::new(&config.webhook_secret),
+        proxy: proxy.map(|proxy| Arc::new(proxy) as Arc<dyn StagingProxy>),
+        capture: capture.clone(),
+        public_url: config.public_url.map(|url| url.to_string()),
+    };
+    process::serve_until_stopped(listener, router(ghfe)).await?;
+    if let Some(capture) = capture {
+        capture.flush();
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! Configuration: file and environment, parsed once; every mistake is told at once, before anything starts.
+
+mod document;
+mod file;
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+
+use engine::{
+    ids::Realm,
+    policy::{Policy, Staging},
+};
+use kube::client::ConfigExt;
+use secrecy::SecretString;
+
+use crate::{github::AppKey, kubernetes::PodSettings};
+
+/// What RISE runs with; used when CONFIG names no other file.
+pub const BUILT_IN: &str = include_str!("rise.toml");
+
+/// How a connection string is written.
+const POSTGRES: &str = "postgresql://user:password@host:port/database";
+
+/// The environment, as a map: tests make their own.
+pub type Environment = BTreeMap<String, String>;
+
+/// Every mistake that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the configuration has {} mistake(s):", self.0.len())?;
+        self.0.iter().try_for_each(|mistake| writeln!(f, "  - {mistake}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// What both processes need.
+#[derive(Debug)]
+pub struct Common {
+    /// Caps, rules, timeouts.
+    pub policy: Policy,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The store; `None` where the caller brings its own.
+    pub postgres_url: SecretString,
+    /// What to log, as an `env_filter` directive.
+    pub log: String,
+}
+
+/// The webhook front end's configuration.
+#[derive(Debug)]
+pub struct GhfeConfig {
+    /// What both need.
+    pub common: Common,
+    /// The webhooks' shared secret.
+    pub webhook_secret: SecretString,
+    /// Where production forwards staging's deliveries.
+    pub staging_url: Option<http::Uri>,
+    /// This service's own address, for links.
+    pub public_url: Option<http::Uri>,
+    /// Where accepted deliveries are appended.
+    pub capture: Option<PathBuf>,
+}
+
+/// The scheduler's configuration.
+pub struct SchedulerConfig {
+    /// What both need.
+    pub common: Common,
+    /// How pods are made.
+    pub pods: PodSettings,
+    /// GitHub's REST API.
+    pub github_url: http::Uri,
+    /// The App for organisations.
+    pub organization: AppKey,
+    /// The App for personal accounts.
+    pub personal: AppKey,
+    /// The cluster, and who this service is there.
+    pub cluster: kube::Config,
+}
+
+/// Reads variables and collects mistakes.
+struct Reader<'a> {
+    env: &'a Environment,
+    read_file: &'a dyn Fn(&str) -> std::io::Result<String>,
+    wrong: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(env: &'a Environment, read_file: &'a dyn Fn(&str) -> std::io::Result<String>) -> Self {
+        Self { env, read_file, wrong: Vec::new() }
+    }
+
+    fn wrong(&mut self, what: impl Into<String>) {
+        self.wrong.push(what.into());
+    }
+
+    /// A variable that says something.
+    fn get(&mut self, name: &str) -> Option<&'a str> {
+        let value = self.env.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())?;
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            self.wrong(format!("{name} is not text in UTF-8: write it anew"));
+            return None;
+        }
+        Some(value)
+    }
+
+    /// A variable that must be there; its value is never part of a message.
+    fn need(&mut self, name: &str, what: &str) -> Option<&'a str> {
+        let known = self.wrong.len();
+        let value = self.get(name);
+        if value.is_none() && self.wrong.len() == known {
+            self.wrong(format!("{name} is not set: it must hold {what}"));
+        }
+        value
+    }
+
+    fn realm(&mut self) -> Realm {
+        match self.need("PROD", "true or false") {
+            Some("true") => Realm::Prod,
+            Some("false") | None => Realm::Staging,
+            Some(other) => {
+                self.wrong(format!("PROD is {other:?}: write true or false"));
+                Realm::Staging
+            }
+        }
+    }
+
+    fn url(&mut self, name: &str) -> Option<http::Uri> {
+        let text = self.get(name)?;
+        let parsed = text.parse::<http::Uri>().ok();
+        let good = parsed.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+        if good.is_none() {
+            self.wrong(format!("{name} is not an address: write https://host or http://host:port"));
+        }
+        good
+    }
+
+    fn common(&mut self, realm: Realm) -> Option<(Common, PodSettings, file::Apps)> {
+        let listen = self.get("LISTEN").unwrap_or("0.0.0.0:8080");
+        let listen = match listen.parse() {
+            Ok(listen) => Some(listen),
+            Err(_) => {
+                self.wrong(format!("LISTEN is {listen:?}: write an address and a port, such as 0.0.0.0:8080"));
+                None
+            }
+        };
+        let postgres = self.need("POSTGRES_URL", POSTGRES);
+        if postgres.is_some_and(|url| !is_postgres(url)) {
+            self.wrong(format!("POSTGRES_URL is not a connection string: write {POSTGRES}"));
+        }
+        let log = self.log();
+        let (policy, pods, apps) = self.policy(realm)?;
+        Some((Common { policy, listen: listen?, postgres_url: SecretString::from(postgres?), log: log? }, pods, apps))
+    }
+
+    fn log(&mut self) -> Option<String> {
+        let level = self.get("LOGLEVEL").unwrap_or("info").to_lowercase();
+        // Its own words alone: a filter takes any other for the name of a module, and then nothing is logged.
+        let words = ["off", "error", "warn", "info", "debug", "trace"];
+        let plain = level.chars().all(|c| c.is_ascii_alphabetic());
+        if tracing_subscriber::EnvFilter::try_new(&level).is_ok() && (!plain || words.contains(&level.as_str())) {
+            return Some(level);
+        }
+        self.wrong(format!(
+            "LOGLEVEL is {level:?}: write error, warn, info, debug or trace, or a filter such as info,adapters=debug"
+        ));
+        None
+    }
+
+    fn policy(&mut self, realm: Realm) -> Option<(Policy, PodSettings, file::Apps)> {
+        let (text, name) = match self.get("CONFIG") {
+            None => (BUILT_IN.to_owned(), "the built-in configuration".to_owned()),
+            Some(path) => match (self.read_file)(path) {
+                Ok(text) => (text, path.to_owned()),
+                Err(error) => {
+                    self.wrong(format!("CONFIG names {path:?}, which cannot be read: {error}"));
+                    return None;
+                }
+            },
+        };
+        match file::read(&text, &name, realm) {
+            Ok(read) => Some(read),
+            Err(wrong) => {
+                self.wrong.extend(wrong);
+                None
+            }
+        }
+    }
+
+    fn key(&mut self, name: &str, id: Option<u64>) -> Option<AppKey> {
+        let pem = self.need(name, "the App's RSA private key in PEM form")?;
+        // Only a signature shows that a key is one: the form alone can hold a public or a damaged key.
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256);
+        let key = jsonwebtoken::EncodingKey::from_rsa_pem(pem.as_bytes()).ok();
+        let Some(key) = key.filter(|key| jsonwebtoken::encode(&header, &(), key).is_ok()) else {
+            self.wrong(format!(
+                "{name} is not an RSA private key in PEM form: paste it whole, with its BEGIN and END lines"
+            ));
+            return None;
+        };
+        Some(AppKey { id: id?, key })
+    }
+
+    fn cluster(&mut self) -> Option<kube::Config> {
+        let text = self.need("K8S_KUBECONFIG", "the text of a kubeconfig")?;
+        // A parser's message can quote the text, and the text holds credentials.
+        let Ok(parsed) = kube::config::Kubeconfig::from_yaml(text) else {
+            self.wrong("K8S_KUBECONFIG is not a kubeconfig: it must be the text of one, not its path");
+            return None;
+        };
+        if parsed.contexts.is_empty() {
+            self.wrong("K8S_KUBECONFIG has no context: it must be the text of a kubeconfig, not its path");
+            return None;
+        }
+        // It waits for nothing but files that the kubeconfig names.
+        let options = kube::config::KubeConfigOptions::default();
+        let made = futures::executor::block_on(kube::Config::from_custom_kubeconfig(parsed, &options));
+        let made = made
+            .map_err(|error| error.to_string())
+            .and_then(|config| config.rustls_client_config().map(|_| config).map_err(|error| error.to_string()));
+        made.map_err(|error| self.wrong(format!("K8S_KUBECONFIG cannot be used: {error}"))).ok()
+    }
+
+    fn finish<T>(self, made: Option<T>) -> Result<T, ConfigErrors> {
+        match made {
+            Some(made) if self.wrong.is_empty() => Ok(made),
+            Some(_) | None => Err(ConfigErrors(self.wrong)),
+        }
+    }
+}
+
+fn staged_owners(policy: &Policy) -> Vec<&str> {
+    policy.owners.values().filter(|owner| owner.staging != Staging::No).map(|owner| owner.name.as_str()).collect()
+}
+
+#[cfg(feature = "postgres")]
+fn is_postgres(url: &str) -> bool {
+    let scheme = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    scheme && url.parse::<sqlx::postgres::PgConnectOptions>().is_ok()
+}
+
+#[cfg(not(feature = "postgres"))]
+fn is_postgres(_: &str) -> bool {
+    true
+}
+
+/// Reads the webhook front end's configuration.
+pub fn ghfe(
+    env: &Environment,
+    read_file: &dyn Fn(&str) -> std::io::Result<String>,
+) -> Result<GhfeConfig, ConfigErrors> {
+    let mut reader = Reader::new(env, read_file);
+    let realm = reader.realm();
+    let common = reader.common(realm);
+    let secret = reader.need("GHAPP_WEBHOOK_SECRET", "the webhooks' shared secret").map(SecretString::from);
+    let staging_url = reader.url("STAGING_URL");
+    let prod_url = reader.url("PROD_URL");
+    let staged = common.as_ref().map_or_else(Vec::new, |(common, _, _)| staged_owners(&common.policy));
+    if realm == Realm::Prod && !staged.is_empty() && reader.get("STAGING_URL").is_none() {
+        reader.wrong(format!(
+            "STAGING_URL is not set: production forwards there what the configuration marks as staging's ({})",
+            staged.join(", ")
+        ));
+    }
+    let capture = reader.get("CAPTURE").map(PathBuf::from);
+    let made = common.zip(secret).map(|((common, _, _), webhook_secret)| GhfeConfig {
+        common,
+        webhook_secret,
+        public_url: if realm == Realm::Prod { prod_url } else { staging_url.clone() },
+        staging_url: staging_url.filter(|_| realm == Realm::Prod),
+        capture,
+    });
+    reader.finish(made)
+}
+
+/// Reads the scheduler's configuration.
+pub fn scheduler(
+    env: &Environment,
+    read_file: &dyn Fn(&str) -> std::io::Result<String>,
+) -> Result<SchedulerConfig, ConfigErrors> {
+    let mut reader = Reader::new(env, read_file);
+    let realm = reader.realm();
+    let common = reader.common(realm);
+    let apps = common.as_ref().map(|(_, _, apps)| *apps);
+    let organization = reader.key("GHAPP_ORG_PRIVATE_KEY", apps.map(|apps| apps.organization));
+    let personal = reader.key("GHAPP_PERSONAL_PRIVATE_KEY", apps.map(|apps| apps.personal));
+    let cluster = reader.cluster();
+    let github_url = match reader.get("GITHUB_API_URL") {
+        None => Some(http::Uri::from_static("https://api.github.com")),
+        Some(_) => reader.url("GITHUB_API_URL"),
+    };
+    let made = (|| {
+        let (common, pods, _) = common?;
+        let (organization, personal, cluster) = (organization?, personal?, cluster?);
+        Some(SchedulerConfig { common, pods, github_url: github_url?, organization, personal, cluster })
+    })();
+    reader.finish(made)
+}
+
+/// This process's environment. Bytes that are no text become U+FFFD, which is told of where it matters.
+pub fn process_environment() -> Environment {
+    let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+}
+
+/// The built-in policy of a realm, and its pods' settings. The built-in file is held to be right by a test.
+pub fn built_in(realm: Realm) -> Result<(Policy, PodSettings), ConfigErrors> {
+    file::read(BUILT_IN, "the built-in configuration", realm)
+        .map(|(policy, pods, _)| (policy, pods))
+        .map_err(ConfigErrors)
+}

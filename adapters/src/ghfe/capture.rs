@@ -1,0 +1,111 @@
+//! Keeps accepted deliveries, one line of JSON each, for replays: {at, headers, body}, without anything secret.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use axum::{body::Bytes, http::HeaderMap};
+use engine::ids::Time;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// Lines that may wait for the disk; beyond that they are counted and dropped, never the delivery.
+const WAITING: usize = 1024;
+/// What is kept of the headers. Signatures, cookies and credentials are not.
+const KEPT: [&str; 5] = ["x-github-event", "x-github-delivery", "x-github-hook-id", "user-agent", "content-type"];
+
+/// An open capture file. Clones write to the same one, whole lines each.
+#[derive(Clone)]
+pub struct Capture {
+    lines: mpsc::SyncSender<Task>,
+    lost: Arc<AtomicU64>,
+}
+
+/// What the writing thread is told.
+enum Task {
+    Append(Vec<u8>),
+    /// Answers once everything before it is written.
+    Flush(mpsc::SyncSender<()>),
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    at: String,
+    headers: std::collections::BTreeMap<&'a str, &'a str>,
+    body: &'a RawValue,
+}
+
+impl Capture {
+    /// Appends to `path`, which is created when missing. A thread of its own writes.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let (lines, waiting) = mpsc::sync_channel(WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counter = lost.clone();
+        thread::spawn(move || write(file, &waiting, &counter));
+        Ok(Self { lines, lost })
+    }
+
+    /// Lines that could not be written so far.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Waits until every line so far is written, or could not be. Blocks.
+    pub fn flush(&self) {
+        let (done, written) = mpsc::sync_channel(1);
+        if self.lines.send(Task::Flush(done)).is_ok() {
+            let _ = written.recv();
+        }
+    }
+
+    pub(super) fn append(&self, headers: &HeaderMap, body: &Bytes, at: Time) {
+        if line(headers, body, at).is_none_or(|line| self.lines.try_send(Task::Append(line)).is_err()) {
+            note_loss(&self.lost);
+        }
+    }
+}
+
+fn line(headers: &HeaderMap, body: &Bytes, at: Time) -> Option<Vec<u8>> {
+    let body: &RawValue = serde_json::from_slice(body).ok()?;
+    let at = jiff::Timestamp::from_millisecond(at.0).ok()?.to_string();
+    let kept = KEPT.iter().filter_map(|&name| Some((name, headers.get(name)?.to_str().ok()?))).collect();
+    // A raw body may hold line breaks between its tokens; a line must not.
+    let compact: serde_json::Value;
+    let mut out = if body.get().contains(['\n', '\r']) {
+        compact = serde_json::from_str(body.get()).ok()?;
+        let compact = serde_json::value::to_raw_value(&compact).ok()?;
+        serde_json::to_vec(&Line { at, headers: kept, body: &compact }).ok()?
+    } else {
+        serde_json::to_vec(&Line { at, headers: kept, body }).ok()?
+    };
+    out.push(b'\n');
+    Some(out)
+}
+
+fn write(mut file: File, waiting: &mpsc::Receiver<Task>, lost: &AtomicU64) {
+    while let Ok(task) = waiting.recv() {
+        match task {
+            Task::Append(line) => {
+                if let Err(error) = file.write_all(&line) {
+                    tracing::error!(%error, "the capture file cannot be written");
+                    note_loss(lost);
+                }
+            }
+            Task::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+fn note_loss(lost: &AtomicU64) {
+    let lost = lost.fetch_add(1, Ordering::Relaxed) + 1;
+    tracing::warn!(lost, "a delivery was recorded but not captured");
+}

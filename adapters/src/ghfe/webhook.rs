@@ -1,0 +1,184 @@
+//! `POST /`: one delivery, from its signature to its answer.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
+    response::{IntoResponse, Response},
+};
+use engine::{
+    facts::{Job, StoreError},
+    ids::{InstallationId, Time},
+    intake::{self, Intake},
+};
+use http_body::Body as _;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::timeout;
+
+use super::{
+    Ghfe,
+    body::{InstallationBody, JobBody},
+};
+use crate::ingest::IngestError;
+
+/// GitHub's own limit for a webhook's body.
+const BODY_LIMIT: usize = 25 << 20;
+/// A body that has not arrived by then cannot be answered within GitHub's 10 s.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// GitHub gives a delivery 10 s; the store must have answered before that.
+const STORE_LIMIT: Duration = Duration::from_secs(8);
+/// When to deliver again, for those who ask; GitHub itself does not, and the scheduler has it repeat.
+const RETRY_SECONDS: &str = "30";
+
+type Answer = Result<(StatusCode, String), Response>;
+
+fn refuse(status: StatusCode, message: impl Into<String>) -> Response {
+    let mut message = message.into();
+    message.push('\n');
+    (status, message).into_response()
+}
+
+fn away(message: &str) -> Response {
+    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, message);
+    response.headers_mut().insert(RETRY_AFTER, axum::http::HeaderValue::from_static(RETRY_SECONDS));
+    response
+}
+
+pub(super) async fn receive(State(ghfe): State<Ghfe>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers;
+    let response = match judge(&ghfe, &headers, body).await {
+        Ok((status, message)) => (status, message).into_response(),
+        Err(response) => response,
+    };
+    let delivery = headers.get("x-github-delivery").and_then(|guid| guid.to_str().ok()).unwrap_or("-");
+    tracing::info!(delivery, status = response.status().as_u16(), "delivery answered");
+    response
+}
+
+/// The whole body, within its limits of size and time.
+async fn read(body: Body) -> Result<Bytes, Response> {
+    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 25 MB, GitHub's own limit");
+    if body.size_hint().lower() > BODY_LIMIT as u64 {
+        return Err(too_large());
+    }
+    match timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(refuse(StatusCode::BAD_REQUEST, "the body did not arrive whole")),
+        Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 s")),
+    }
+}
+
+async fn judge(ghfe: &Ghfe, headers: &HeaderMap, body: Body) -> Answer {
+    let received = (ghfe.clock)();
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).filter(|value| !value.is_empty());
+    let event = text("x-github-event")
+        .ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "the header X-GitHub-Event is missing"))?;
+    let signature = text("x-hub-signature-256")
+        .ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "the header X-Hub-Signature-256 is missing"))?;
+    let body = read(body).await?;
+    if !ghfe.verifier.is_valid(&body, signature) {
+        return Err(refuse(StatusCode::UNAUTHORIZED, "the signature does not fit the body: check the webhook secret"));
+    }
+    let answer = match event {
+        "ping" => Ok((StatusCode::OK, "pong".to_owned())),
+        "workflow_job" => workflow_job(ghfe, headers, &body, received).await,
+        "installation" => installation(ghfe, headers, &body, received).await,
+        other => {
+            Ok((StatusCode::OK, format!("ignored: {} is not an event this service records", other.escape_default())))
+        }
+    }?;
+    if let Some(capture) = &ghfe.capture {
+        capture.append(headers, &body, received);
+    }
+    Ok(answer)
+}
+
+// The error is the answer itself, made once a request.
+#[allow(clippy::result_large_err)]
+fn parse<'a, T: serde::Deserialize<'a>>(headers: &HeaderMap, body: &'a [u8]) -> Result<T, Response> {
+    serde_json::from_slice(body).map_err(|error| {
+        let form = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
+        let what = match error.is_data() {
+            true => "a field has a wrong type or value",
+            false if form => "the body is not JSON: set the webhook's content type to application/json",
+            false => "the body is not JSON",
+        };
+        let message = format!("{what}, at line {} column {}", error.line(), error.column());
+        refuse(StatusCode::BAD_REQUEST, message)
+    })
+}
+
+async fn workflow_job(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, received: Time) -> Answer {
+    let parsed: JobBody<'_> = parse(headers, body)?;
+    if let (Some(proxy), Some((owner, repo))) = (&ghfe.proxy, parsed.whose())
+        && ghfe.policy.is_staging(engine::ids::OwnerId(owner), repo)
+    {
+        let (status, text) = proxy.forward(headers, body.clone()).await.map_err(|error| {
+            tracing::warn!(%error, "staging did not take a delivery");
+            refuse(StatusCode::BAD_GATEWAY, "staging did not take the delivery")
+        })?;
+        let answer = (status, text);
+        return if status.is_success() { Ok(answer) } else { Err(answer.into_response()) };
+    }
+    let facts = parsed.as_facts();
+    match intake::read(&facts, &ghfe.policy, received) {
+        Err(rejected) => Err(refuse(StatusCode::BAD_REQUEST, rejected.to_string())),
+        Ok(Intake::Ignore(why)) => Ok((StatusCode::OK, why.to_string())),
+        Ok(Intake::Record(job)) => record(ghfe, job).await,
+    }
+}
+
+/// 2xx only once the row is committed.
+async fn record(ghfe: &Ghfe, job: Job) -> Answer {
+    let (id, status) = (job.id, job.status);
+    match timeout(STORE_LIMIT, ghfe.ingest.record(job)).await {
+        Ok(Ok(())) => {
+            tracing::debug!(job = %id, status = status.as_str(), "recorded");
+            Ok((StatusCode::OK, "recorded".to_owned()))
+        }
+        Ok(Err(error)) => {
+            tracing::error!(job = %id, ?error, "not recorded");
+            Err(match error {
+                IngestError::Full | IngestError::Store(_) => away(&error.to_string()),
+                IngestError::Unstorable(_) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
+            })
+        }
+        Err(_) => {
+            tracing::error!(job = %id, "not recorded in time");
+            Err(away("the store did not answer in time; deliver again later"))
+        }
+    }
+}
+
+async fn installation(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, received: Time) -> Answer {
+    let parsed: InstallationBody<'_> = parse(headers, body)?;
+    let Some(failure) = intake::installation(parsed.action.as_deref().unwrap_or("")) else {
+        return Ok((StatusCode::OK, "ignored: only deleted and suspend concern jobs".to_owned()));
+    };
+    let id =
+        parsed.id().ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "installation.id is missing or not positive"))?;
+    match timeout(STORE_LIMIT, ghfe.store.fail_installation(InstallationId(id), failure, received)).await {
+        Ok(Ok(jobs)) => {
+            tracing::info!(installation = id, jobs = jobs.len(), %failure, "failed an installation's pending jobs");
+            Ok((StatusCode::OK, format!("{} pending jobs failed: {failure}", jobs.len())))
+        }
+        Ok(Err(
+            error @ (StoreError::Unavailable { .. } | StoreError::Fenced { .. } | StoreError::Unstorable { .. }),
+        )) => {
+            tracing::error!(installation = id, ?error, "an installation's end was not recorded");
+            Err(away("the store cannot take the delivery now; deliver again later"))
+        }
+        Err(_) => {
+            tracing::error!(installation = id, "an installation's end was not recorded in time");
+            Err(away("the store did not answer in time; deliver again later"))
+        }
+    }
+}

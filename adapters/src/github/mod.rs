@@ -1,0 +1,277 @@
+//! GitHub over octocrab: both Apps, installation tokens, runner groups, every page of every listing.
+
+mod http;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use engine::{
+    facts::{App, Delivery, GitHubAnswer, GitHubError, JobView, Minted, RunnerListing, RunnerScope, Worker},
+    ids::{EntityType, InstallationId, JobId, RunnerId, Time},
+};
+use futures::future::BoxFuture;
+use secrecy::SecretString;
+use serde_json::json;
+
+pub use http::{AppKey, Caller};
+use http::{As, Session};
+use wire::{Groups, Jit, JobBody, LogLine, Runners};
+
+use crate::ports::{GitHub, JitConfig};
+
+/// The runner group of organisations. The default group, 1, serves where creating one is refused.
+const GROUP_NAME: &str = "RISE RISC-V Runners";
+/// GitHub's id of every organisation's default group, and of the one group repositories have.
+const DEFAULT_GROUP: i64 = 1;
+/// GitHub's largest page.
+const PER_PAGE: usize = 100;
+/// GitHub allows 10,000 runners in a group; a listing beyond that many pages is nonsense.
+const MOST_PAGES: usize = 100;
+/// Where a runner keeps its work, below its own folder.
+const WORK_FOLDER: &str = "_work";
+
+/// The production client.
+pub struct GitHubClient {
+    caller: Caller,
+    /// Runner groups by organisation, lower-case.
+    groups: Mutex<BTreeMap<String, GroupSlot>>,
+}
+
+/// One organisation's runner group; locked while it is looked up, so that concurrent calls share that.
+type GroupSlot = Arc<tokio::sync::Mutex<Option<i64>>>;
+
+impl GitHubClient {
+    /// Calls through `caller`.
+    pub fn new(caller: Caller) -> Arc<Self> {
+        Arc::new(Self { caller, groups: Mutex::default() })
+    }
+
+    fn group_slot(&self, org: &str) -> GroupSlot {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.entry(org.to_lowercase()).or_default().clone()
+    }
+
+    /// It is looked up anew when it is next needed.
+    async fn forget_group(&self, org: &str) {
+        *self.group_slot(org).lock().await = None;
+    }
+
+    /// Our runner group's id; created when it is missing, the default group where that is refused.
+    async fn group(&self, session: &mut Session<'_>, org: &str) -> Result<i64, GitHubError> {
+        let slot = self.group_slot(org);
+        let mut known = slot.lock().await;
+        if let Some(id) = *known {
+            return Ok(id);
+        }
+        let path = format!("/orgs/{org}/actions/runner-groups");
+        let id = match self.find_group(session, &path).await? {
+            Some(id) => id,
+            None => {
+                let body = json!({ "name": GROUP_NAME, "visibility": "all", "allows_public_repositories": true });
+                match session.post::<wire::Group>(&path, Some(&body)).await {
+                    Ok(group) => group.id,
+                    // Another scheduler created it meanwhile.
+                    Err(GitHubError::NameTaken) => self.find_group(session, &path).await?.unwrap_or(DEFAULT_GROUP),
+                    Err(GitHubError::Refused { status, .. }) => {
+                        tracing::warn!(org, status, "no runner group may be created; the default group serves");
+                        DEFAULT_GROUP
+                    }
+                    Err(GitHubError::NotFound) => DEFAULT_GROUP,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        *known = Some(id);
+        Ok(id)
+    }
+
+    async fn find_group(&self, session: &mut Session<'_>, path: &str) -> Result<Option<i64>, GitHubError> {
+        let mut path = format!("{path}?per_page={PER_PAGE}");
+        for _ in 0..MOST_PAGES {
+            let (groups, next) = match session.get_page::<Groups>(&path).await {
+                Ok(page) => page,
+                // Without a plan that has groups there is nothing to list.
+                Err(GitHubError::NotFound | GitHubError::Refused { .. }) => return Ok(Some(DEFAULT_GROUP)),
+                Err(error) => return Err(error),
+            };
+            if let Some(ours) = groups.runner_groups.iter().find(|group| group.name == GROUP_NAME) {
+                return Ok(Some(ours.id));
+            }
+            match next {
+                Some(next) => path = next,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn all_runners(&self, session: &mut Session<'_>, scope: &RunnerScope) -> Result<RunnerListing, GitHubError> {
+        let asked_at = self.caller.now();
+        let path = match scope.entity_type {
+            EntityType::Organization => {
+                let group = self.group(session, &scope.entity_name).await?;
+                format!("/orgs/{}/actions/runner-groups/{group}/runners", scope.entity_name)
+            }
+            EntityType::User => format!("{}/actions/runners", repo_path(scope.repo.as_deref())?),
+        };
+        let runners = self.read_pages(session, format!("{path}?per_page={PER_PAGE}")).await;
+        if matches!(runners, Err(GitHubError::NotFound)) && scope.entity_type == EntityType::Organization {
+            // The group was deleted.
+            self.forget_group(&scope.entity_name).await;
+        }
+        let runners = runners?.into_iter().map(wire::Runner::into_fact).collect();
+        Ok(RunnerListing { asked_at, runners })
+    }
+
+    /// Every page of a listing of runners, or an error when they are not of one piece.
+    ///
+    /// A runner that goes from an early page moves all later ones up by one, and the one at the next page's head is then
+    /// on neither. So all pages but the last are read once more: as long as they are what they were, nothing has moved.
+    async fn read_pages(&self, session: &mut Session<'_>, first: String) -> Result<Vec<wire::Runner>, GitHubError> {
+        let torn = || GitHubError::Unavailable { message: "the listing changed while its pages were read".to_owned() };
+        let (mut path, mut runners, mut pages) = (first, Vec::new(), Vec::new());
+        let total = loop {
+            let (part, next) = session.get_page::<Runners>(&path).await?;
+            let ids: Vec<i64> = part.runners.iter().map(|runner| runner.id).collect();
+            runners.extend(part.runners);
+            match next {
+                Some(next) if pages.len() < MOST_PAGES => pages.push((std::mem::replace(&mut path, next), ids)),
+                Some(_) | None => break part.total_count,
+            }
+        };
+        for (path, ids) in &pages {
+            let (again, _) = session.get_page::<Runners>(path).await?;
+            if !again.runners.iter().map(|runner| runner.id).eq(ids.iter().copied()) {
+                return Err(torn());
+            }
+        }
+        if runners.len() < total { Err(torn()) } else { Ok(runners) }
+    }
+
+    async fn make_jit(&self, session: &mut Session<'_>, worker: &Worker) -> Result<JitConfig, GitHubError> {
+        let (path, group) = match worker.entity_type {
+            EntityType::Organization => {
+                let group = self.group(session, &worker.entity_name).await?;
+                (format!("/orgs/{}/actions/runners/generate-jitconfig", worker.entity_name), group)
+            }
+            EntityType::User => {
+                (format!("{}/actions/runners/generate-jitconfig", repo_path(worker.repo.as_deref())?), DEFAULT_GROUP)
+            }
+        };
+        let labels: Vec<&str> = worker.labels.iter().collect();
+        let body = json!({
+            "name": worker.name.as_str(), "runner_group_id": group, "labels": labels, "work_folder": WORK_FOLDER,
+        });
+        let made = session.post::<Jit>(&path, Some(&body)).await;
+        if matches!(made, Err(GitHubError::NotFound)) && worker.entity_type == EntityType::Organization {
+            self.forget_group(&worker.entity_name).await;
+        }
+        let jit = made?;
+        let minted = Minted { runner: RunnerId(jit.runner.id) };
+        Ok(JitConfig { minted, config: SecretString::from(jit.encoded_jit_config) })
+    }
+
+    async fn log_since(&self, session: &mut Session<'_>, since: Time) -> Result<Vec<Delivery>, GitHubError> {
+        let mut path = format!("/app/hook/deliveries?per_page={PER_PAGE}");
+        let mut found = Vec::new();
+        for _ in 0..MOST_PAGES {
+            let (lines, next) = session.get_page::<Vec<LogLine>>(&path).await?;
+            let older = lines.iter().any(|line| line.at() < since);
+            found.extend(lines.iter().filter(|line| line.at() >= since).map(LogLine::to_fact));
+            match next {
+                Some(next) if !older => path = next,
+                Some(_) | None => break,
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// `/repos/owner/name`, for a scope that has a repository.
+fn repo_path(repo: Option<&str>) -> Result<String, GitHubError> {
+    match repo {
+        Some(repo) => Ok(format!("/repos/{repo}")),
+        None => Err(GitHubError::Refused {
+            status: 0,
+            message: "a personal account's runner needs a repository".to_owned(),
+        }),
+    }
+}
+
+fn app_of(entity_type: EntityType) -> App {
+    match entity_type {
+        EntityType::Organization => App::Organization,
+        EntityType::User => App::Personal,
+    }
+}
+
+impl GitHub for GitHubClient {
+    fn job<'a>(
+        &'a self,
+        app: App,
+        installation: InstallationId,
+        repo: &'a str,
+        job: JobId,
+    ) -> BoxFuture<'a, GitHubAnswer<JobView>> {
+        Box::pin(async move {
+            let mut session = self.caller.session(As::Installation(app, installation));
+            let result = session.get::<JobBody>(&format!("/repos/{repo}/actions/jobs/{job}")).await;
+            session.answer(result.map(JobBody::into_fact))
+        })
+    }
+
+    fn runners<'a>(&'a self, scope: &'a RunnerScope) -> BoxFuture<'a, GitHubAnswer<RunnerListing>> {
+        Box::pin(async move {
+            let mut session = self.caller.session(As::Installation(app_of(scope.entity_type), scope.installation));
+            let result = self.all_runners(&mut session, scope).await;
+            session.answer(result)
+        })
+    }
+
+    fn mint<'a>(&'a self, worker: &'a Worker) -> BoxFuture<'a, GitHubAnswer<JitConfig>> {
+        Box::pin(async move {
+            let mut session = self.caller.session(As::Installation(app_of(worker.entity_type), worker.installation));
+            let result = self.make_jit(&mut session, worker).await;
+            session.answer(result)
+        })
+    }
+
+    fn delete_runner<'a>(&'a self, scope: &'a RunnerScope, id: RunnerId) -> BoxFuture<'a, GitHubAnswer<()>> {
+        Box::pin(async move {
+            let mut session = self.caller.session(As::Installation(app_of(scope.entity_type), scope.installation));
+            let path = match scope.entity_type {
+                EntityType::Organization => Ok(format!("/orgs/{}", scope.entity_name)),
+                EntityType::User => repo_path(scope.repo.as_deref()),
+            };
+            let result = match path {
+                Ok(path) => session.delete(&format!("{path}/actions/runners/{id}")).await,
+                Err(error) => Err(error),
+            };
+            let result = match result {
+                Err(GitHubError::NotFound) => Ok(()),
+                Err(GitHubError::Refused { status: 422, .. }) => Err(GitHubError::RunnerBusy),
+                other => other,
+            };
+            session.answer(result)
+        })
+    }
+
+    fn deliveries(&self, app: App, since: Time) -> BoxFuture<'_, GitHubAnswer<Vec<Delivery>>> {
+        Box::pin(async move {
+            let mut session = self.caller.session(As::App(app));
+            let result = self.log_since(&mut session, since).await;
+            session.answer(result)
+        })
+    }
+
+    fn redeliver(&self, app: App, delivery: i64) -> BoxFuture<'_, GitHubAnswer<()>> {
+        Box::pin(async move {
+            let mut session = self.caller.session(As::App(app));
+            let result = session.post_empty(&format!("/app/hook/deliveries/{delivery}/attempts")).await;
+            session.answer(result)
+        })
+    }
+}

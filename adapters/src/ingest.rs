@@ -1,0 +1,156 @@
+//! Shared commits: whatever arrives while one commit runs is the next one. No timers, and a bound on what may wait.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use engine::facts::{Job, StoreError};
+use futures::{StreamExt, stream::FuturesUnordered};
+use serde::Serialize;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::ports::Store;
+
+/// Rows in one commit: enough that a storm needs few commits, few enough that one stays short.
+const ROWS_A_COMMIT: usize = 512;
+
+/// Commits under way at once. More would only make each smaller.
+const AT_ONCE: usize = 2;
+/// A commit that takes longer is given up. Its askers were answered by then; those behind it must not wait for a host that
+/// is gone without a word, of which nothing is heard for a quarter of an hour.
+const COMMIT_LIMIT: Duration = Duration::from_secs(8);
+
+/// Why a delivery was not recorded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IngestError {
+    /// As many deliveries as allowed are waiting for the store already.
+    #[error("too many deliveries are waiting to be stored; deliver again later")]
+    Full,
+    /// The store did not take it, or not for sure.
+    #[error("the store cannot take the delivery now; deliver again later")]
+    Store(StoreError),
+    /// The store will never take it.
+    #[error("the delivery holds a value that cannot be stored")]
+    Unstorable(StoreError),
+}
+
+/// What has come through so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct IngestStatus {
+    /// Deliveries committed.
+    pub recorded: u64,
+    /// Turned away because too many were waiting.
+    pub shed: u64,
+    /// Not committed: the store was away, or could never take them.
+    pub failed: u64,
+    /// Waiting for the next commit now.
+    pub waiting: usize,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    recorded: AtomicU64,
+    shed: AtomicU64,
+    failed: AtomicU64,
+}
+
+type Waiting = (Job, oneshot::Sender<Result<(), StoreError>>);
+
+/// Records job events in shared commits. Clones share one queue; its task ends when the last clone is gone.
+#[derive(Clone)]
+pub struct Ingest {
+    queue: mpsc::Sender<Waiting>,
+    counts: Arc<Counts>,
+}
+
+impl Ingest {
+    /// At most `bound` deliveries wait at once.
+    pub fn new(store: Arc<dyn Store>, bound: usize) -> Self {
+        let (queue, waiting) = mpsc::channel(bound);
+        let counts = Arc::new(Counts::default());
+        tokio::spawn(commit(store, waiting, counts.clone()));
+        Self { queue, counts }
+    }
+
+    /// Returns when the event is committed.
+    pub async fn record(&self, event: Job) -> Result<(), IngestError> {
+        let (done, committed) = oneshot::channel();
+        if self.queue.try_send((event, done)).is_err() {
+            self.counts.shed.fetch_add(1, Ordering::Relaxed);
+            return Err(IngestError::Full);
+        }
+        match committed.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error @ StoreError::Unstorable { .. })) => Err(IngestError::Unstorable(error)),
+            Ok(Err(error)) => Err(IngestError::Store(error)),
+            Err(_) => {
+                let message = "the recording task ended".to_owned();
+                Err(IngestError::Store(StoreError::Unavailable { message }))
+            }
+        }
+    }
+
+    /// The numbers as of now.
+    pub fn status(&self) -> IngestStatus {
+        IngestStatus {
+            recorded: self.counts.recorded.load(Ordering::Relaxed),
+            shed: self.counts.shed.load(Ordering::Relaxed),
+            failed: self.counts.failed.load(Ordering::Relaxed),
+            waiting: self.queue.max_capacity() - self.queue.capacity(),
+        }
+    }
+}
+
+/// Commits in turn, [`AT_ONCE`] of them under way at most: while one waits for the disk the next one's rows are sent.
+/// Each holds whatever arrived while all were busy.
+async fn commit(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Waiting>, counts: Arc<Counts>) {
+    let mut under_way = FuturesUnordered::new();
+    let mut batch = Vec::new();
+    loop {
+        if under_way.len() >= AT_ONCE {
+            under_way.next().await;
+        }
+        tokio::select! {
+            biased;
+            Some(()) = under_way.next() => {}
+            count = waiting.recv_many(&mut batch, ROWS_A_COMMIT) => {
+                if count == 0 {
+                    break;
+                }
+                under_way.push(commit_all(&*store, mem::take(&mut batch), &counts));
+            }
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
+/// One commit. Where one event makes the store refuse all of them, halves of it, until that one stands alone.
+async fn commit_all(store: &dyn Store, batch: Vec<Waiting>, counts: &Counts) {
+    let mut parts = vec![batch];
+    while let Some(mut part) = parts.pop() {
+        let events = part.iter().map(|(event, _)| event.clone()).collect();
+        let result = timeout(COMMIT_LIMIT, store.record(events)).await.unwrap_or_else(|_| {
+            let message = format!("no commit within {} s", COMMIT_LIMIT.as_secs());
+            Err(StoreError::Unavailable { message })
+        });
+        if part.len() > 1 && matches!(result, Err(StoreError::Unstorable { .. })) {
+            parts.push(part.split_off(part.len() / 2));
+            parts.push(part);
+            continue;
+        }
+        let count = if result.is_ok() { &counts.recorded } else { &counts.failed };
+        count.fetch_add(part.len() as u64, Ordering::Relaxed);
+        for (_, asker) in part {
+            // An asker that gave up is answered by GitHub's next delivery of the same.
+            let _ = asker.send(result.clone());
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What can be learned of a failed pod before it is deleted: `failure_info` of version 2, without `reason`.
+
+use std::time::Duration;
+
+use engine::ids::{PodUid, WorkerName};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use kube::{
+    Api, Client,
+    api::{ListParams, LogParams},
+};
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout};
+
+/// A diagnosis as a whole; each question may take half of it. What is not answered by then is null.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Logs are kept whole up to this; of a longer one the end is kept, where failures show.
+const LOG_LIMIT: usize = 256 * 1024;
+/// What is asked of the API for one log.
+const LOG_LINES: i64 = 20_000;
+
+/// Questions, and what came of those that were not answered.
+struct Questions {
+    each: Duration,
+    until: Instant,
+    errors: Vec<String>,
+}
+
+pub(super) async fn diagnose(
+    client: &Client,
+    namespace: &str,
+    name: &WorkerName,
+    uid: &PodUid,
+    patience: Duration,
+) -> Value {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let mut info = Map::new();
+    let mut questions = Questions { each: patience / 2, until: Instant::now() + patience, errors: Vec::new() };
+    let pod = questions.ask("pod", pods.get(name.as_str())).await;
+    let pod = match pod {
+        Some(pod) if pod.metadata.uid.as_deref() != Some(uid.as_str()) => {
+            questions.errors.push("pod: another one has its name now".to_owned());
+            None
+        }
+        pod => pod,
+    };
+    let status = pod.as_ref().and_then(|pod| pod.status.as_ref());
+    info.insert("pod_reason".into(), json!(status.and_then(|status| status.reason.clone())));
+    info.insert("pod_message".into(), json!(status.and_then(|status| status.message.clone())));
+    let mut containers = Vec::new();
+    let init = status.and_then(|status| status.init_container_statuses.clone()).unwrap_or_default();
+    let main = status.and_then(|status| status.container_statuses.clone()).unwrap_or_default();
+    for (container, is_init) in init.iter().map(|it| (it, true)).chain(main.iter().map(|it| (it, false))) {
+        let params =
+            LogParams { container: Some(container.name.clone()), tail_lines: Some(LOG_LINES), ..LogParams::default() };
+        let what = format!("log of {}", container.name);
+        let log = questions.ask(&what, pods.logs(name.as_str(), &params)).await;
+        containers.push(describe(container, is_init, log));
+    }
+    info.insert("containers".into(), if pod.is_some() { json!(containers) } else { Value::Null });
+    info.insert("events".into(), events(client, namespace, name, uid, &mut questions).await);
+    info.insert("errors".into(), json!(questions.errors));
+    Value::Object(info)
+}
+
+impl Questions {
+    /// One question; its failure is noted and nothing else.
+    async fn ask<T>(&mut self, what: &str, question: impl Future<Output = kube::Result<T>>) -> Option<T> {
+        let limit = self.until.saturating_duration_since(Instant::now()).min(self.each);
+        match timeout(limit, question).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(kube::Error::Api(status))) => {
+                let message: String = status.message.chars().take(super::MESSAGE_LIMIT).collect();
+                self.errors.push(format!("{what}: {}: {message}", status.code));
+                None
+            }
+            Ok(Err(error)) => {
+                self.errors.push(format!("{what}: {}", super::reason(&error)));
+                None
+            }
+            Err(_) => {
+                self.errors.push(format!("{what}: no answer in time"));
+                None
+            }
+        }
+    }
+}
+
+fn describe(container: &ContainerStatus, is_init: bool, log: Option<String>) -> Value {
+    let state = container.state.as_ref();
+    let ended = state.and_then(|state| state.terminated.as_ref());
+    let waiting = state.and_then(|state| state.waiting.as_ref());
+    let reason = ended.and_then(|it| it.reason.clone()).or_else(|| waiting.and_then(|it| it.reason.clone()));
+    let message = ended.and_then(|it| it.message.clone()).or_else(|| waiting.and_then(|it| it.message.clone()));
+    json!({
+        "name": container.name, "init": is_init, "exit_code": ended.map(|it| it.exit_code), "reason": reason,
+        "message": message, "log": log.map(keep_end),
+    })
+}
+
+fn keep_end(log: String) -> String {
+    if log.len() <= LOG_LIMIT {
+        return log;
+    }
+    let mut from = log.len() - LOG_LIMIT;
+    while !log.is_char_boundary(from) {
+        from += 1;
+    }
+    format!("[the first {from} bytes are left out]\n{}", &log[from..])
+}
+
+async fn events(client: &Client, namespace: &str, name: &WorkerName, uid: &PodUid, questions: &mut Questions) -> Value {
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let params = ListParams::default().fields(&format!("involvedObject.name={name},involvedObject.uid={uid}"));
+    let Some(list) = questions.ask("events", api.list(&params)).await else { return Value::Null };
+    let shown = list.items.into_iter().map(|event| {
+        json!({
+            "type": event.type_, "reason": event.reason, "message": event.message, "count": event.count,
+            "first_seen": event.first_timestamp.map(|at| at.0.to_string()),
+            "last_seen": event.last_timestamp.map(|at| at.0.to_string()),
+        })
+    });
+    shown.collect()
+}

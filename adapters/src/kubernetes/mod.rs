@@ -1,0 +1,393 @@
+//! Kubernetes over kube: pods and their Secrets, watch caches, diagnostics.
+
+mod diagnose;
+mod facts;
+mod pod;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use engine::{
+    facts::{ClusterError, Node as NodeFact, Pod as PodFact, PodListing, Worker},
+    ids::{PodUid, Time, WorkerName},
+};
+use futures::{
+    StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use http_body_util::{BodyExt, Limited};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use kube::{
+    Api, Client, Resource,
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
+    core::{Request, Status},
+    runtime::{
+        WatchStreamExt,
+        utils::Backoff,
+        watcher::{self, Event, watcher},
+    },
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+
+use pod::{APP_LABEL, APP_VALUE, BOARD_NODE_LABEL, JIT_KEY};
+pub use pod::{PodSettings, label_value};
+
+use crate::ports::{Clock, Cluster, ClusterEvent};
+
+/// Pods of a listing page.
+const PAGE: u32 = 500;
+/// The pause after a broken watch, and the longest one: a cluster that comes back is seen within half a minute.
+const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
+
+/// A listing whose later pages have become too old begins anew this often, and then is an error.
+const LISTINGS: usize = 3;
+/// How much of the cluster's message goes into an error: an answer can be a whole page of a proxy's HTML.
+const MESSAGE_LIMIT: usize = 300;
+/// What is read of an answer that is not needed.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// A client of a cluster.
+///
+/// # Errors
+/// Its certificates or credentials cannot be used.
+pub fn connect(mut config: kube::Config) -> kube::Result<Client> {
+    // The engine decides what is tried again, and when. A creation that is repeated unseen comes back as AlreadyExists.
+    config.default_retry = false;
+    Client::try_from(config)
+}
+
+/// The production client.
+pub struct KubernetesClient {
+    client: Client,
+    settings: PodSettings,
+    clock: Clock,
+    patience: Duration,
+}
+
+impl KubernetesClient {
+    /// Calls through `client`, in the settings' namespace.
+    pub fn new(client: Client, settings: PodSettings, clock: Clock) -> Arc<Self> {
+        Self::with_patience(client, settings, clock, diagnose::PATIENCE)
+    }
+
+    /// The same, with another limit for a diagnosis as a whole; no question of it takes longer than half of that.
+    pub fn with_patience(client: Client, settings: PodSettings, clock: Clock, patience: Duration) -> Arc<Self> {
+        Arc::new(Self { client, settings, clock, patience })
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.settings.namespace)
+    }
+
+    fn selector() -> String {
+        format!("{APP_LABEL}={APP_VALUE}")
+    }
+
+    /// `Ok(None)` when the listing took so long that its later pages are not to be had any more (410).
+    async fn list_once(&self) -> Result<Option<PodListing>, ClusterError> {
+        let asked_at = (self.clock)();
+        let mut params = ListParams::default().labels(&Self::selector()).limit(PAGE);
+        let mut pods = Vec::new();
+        loop {
+            let page = match self.pods().list(&params).await {
+                Err(kube::Error::Api(status)) if status.code == 410 && params.continue_token.is_some() => {
+                    return Ok(None);
+                }
+                page => page.map_err(error)?,
+            };
+            pods.extend(page.items.iter().filter_map(facts::pod));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(Some(PodListing { asked_at, pods })),
+            }
+        }
+    }
+
+    async fn list_all(&self) -> Result<PodListing, ClusterError> {
+        for _ in 0..LISTINGS {
+            if let Some(listing) = self.list_once().await? {
+                return Ok(listing);
+            }
+        }
+        Err(ClusterError::Unavailable { message: "the listing's later pages were too old, again and again".to_owned() })
+    }
+
+    /// Creates a Secret without reading the answer: kube writes an answer that it cannot read to its log, and this
+    /// answer holds the Secret (S10).
+    async fn post_secret(&self, body: Vec<u8>) -> Result<(), ClusterError> {
+        let path = Secret::url_path(&(), Some(&self.settings.namespace));
+        let request = Request::new(path).create(&PostParams::default(), body);
+        let request = request.map_err(|_| refused("the request cannot be built"))?;
+        let answer = self.client.send(request.map(kube::client::Body::from)).await.map_err(error)?;
+        let (parts, body) = answer.into_parts();
+        if parts.status == http::StatusCode::CREATED {
+            return Ok(());
+        }
+        if parts.status.is_success() {
+            let message = format!("the answer is not what Kubernetes documents ({}, not 201)", parts.status.as_u16());
+            return Err(ClusterError::Unavailable { message });
+        }
+        let body = Limited::new(body, BODY_LIMIT).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let code = parts.status.as_u16();
+        let status = serde_json::from_slice::<Status>(&body)
+            .unwrap_or_else(|_| Status::failure("the answer is no Status", "").with_code(code));
+        Err(error(kube::Error::Api(Box::new(Status { code, ..status }))))
+    }
+
+    fn watch_pods(&self) -> BoxStream<'static, ClusterEvent> {
+        let events = watcher(self.pods(), watcher::Config::default().labels(&Self::selector()));
+        let collect = Collect { clock: self.clock.clone(), asked_at: Time::ZERO, items: Vec::new() };
+        steady(events)
+            .scan(collect, |collect, event| {
+                let out = collect.pod_event(event);
+                std::future::ready(Some(out))
+            })
+            .filter_map(std::future::ready)
+            .boxed()
+    }
+
+    fn watch_nodes(&self) -> BoxStream<'static, ClusterEvent> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let events = watcher(nodes, watcher::Config::default().labels(BOARD_NODE_LABEL));
+        steady(events)
+            .scan(Vec::new(), |listed, event| std::future::ready(Some(node_event(listed, event))))
+            .filter_map(std::future::ready)
+            .boxed()
+    }
+}
+
+/// Pauses that double. Without jitter: one scheduler leads, and a simulation must repeat.
+struct Pause {
+    next: Duration,
+    /// A watch has shown something since the last pause. That it is about to list does not count: it says so before it
+    /// has reached anybody.
+    up: Arc<AtomicBool>,
+}
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.next;
+        self.next = (pause * 2).min(WATCH_PAUSE.1);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        if self.up.swap(false, Ordering::Relaxed) {
+            self.next = WATCH_PAUSE.0;
+        }
+    }
+}
+
+/// A watch that goes on after every error, with a pause that grows.
+fn steady<K>(
+    events: impl stream::Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+) -> BoxStream<'static, Event<K>>
+where
+    K: kube::Resource + Clone + Send + 'static,
+{
+    let up = Arc::new(AtomicBool::new(false));
+    let pause = Pause { next: WATCH_PAUSE.0, up: up.clone() };
+    events
+        .inspect(move |event| {
+            if matches!(event, Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_))) {
+                up.store(true, Ordering::Relaxed);
+            }
+        })
+        .backoff(pause)
+        .filter_map(|event| async {
+            match event {
+                Ok(event) => Some(event),
+                Err(error) => {
+                    tracing::warn!(error = watch_error(&error), "a watch broke; it starts anew");
+                    None
+                }
+            }
+        })
+        .boxed()
+}
+
+fn watch_error(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => reason(error),
+        watcher::Error::WatchError(status) => format!("{}: {}", status.code, status.reason),
+        other => other.to_string(),
+    }
+}
+
+/// Gathers a watch's first listing.
+struct Collect {
+    clock: Clock,
+    asked_at: Time,
+    items: Vec<PodFact>,
+}
+
+impl Collect {
+    fn pod_event(&mut self, event: Event<Pod>) -> Option<ClusterEvent> {
+        match event {
+            Event::Init => {
+                // The listing is asked for after this event.
+                self.asked_at = (self.clock)();
+                self.items.clear();
+                None
+            }
+            Event::InitApply(pod) => {
+                self.items.extend(facts::pod(&pod));
+                None
+            }
+            Event::InitDone => {
+                let pods = std::mem::take(&mut self.items);
+                Some(ClusterEvent::Pods(PodListing { asked_at: self.asked_at, pods }))
+            }
+            Event::Apply(pod) => facts::pod(&pod).map(ClusterEvent::PodSeen),
+            Event::Delete(pod) => facts::pod(&pod).map(|pod| ClusterEvent::PodGone { name: pod.name, uid: pod.uid }),
+        }
+    }
+}
+
+fn node_event(listed: &mut Vec<NodeFact>, event: Event<Node>) -> Option<ClusterEvent> {
+    match event {
+        Event::Init => {
+            listed.clear();
+            None
+        }
+        Event::InitApply(node) => {
+            listed.extend(facts::node(&node));
+            None
+        }
+        Event::InitDone => Some(ClusterEvent::Nodes(std::mem::take(listed))),
+        Event::Apply(node) => facts::node(&node).map(ClusterEvent::NodeSeen),
+        Event::Delete(node) => facts::node(&node).map(|node| ClusterEvent::NodeGone(node.name)),
+    }
+}
+
+/// What the cluster's no means.
+fn error(error: kube::Error) -> ClusterError {
+    match error {
+        kube::Error::Api(status) => {
+            let message = || status.message.chars().take(MESSAGE_LIMIT).collect::<String>();
+            match (status.code, status.reason.as_str()) {
+                (404, _) => ClusterError::NotFound,
+                (409, "AlreadyExists") => ClusterError::AlreadyExists,
+                (409, "Conflict") => ClusterError::NotFound,
+                (429 | 500.., _) => ClusterError::Unavailable { message: format!("{}: {}", status.code, message()) },
+                (code, _) => ClusterError::Refused { status: code, message: message() },
+            }
+        }
+        other => ClusterError::Unavailable { message: reason(&other) },
+    }
+}
+
+/// What went wrong with a call, for people. An answer that is not what it should be is never quoted: it can be anything.
+fn reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::SerdeError(error) => {
+            let (line, column) = (error.line(), error.column());
+            format!("the answer is not what Kubernetes documents (line {line}, column {column})")
+        }
+        kube::Error::FromUtf8(_) => "the answer is not text".to_owned(),
+        other => {
+            // The outer errors only repeat that a service failed.
+            let mut inner: &dyn std::error::Error = other;
+            while let Some(source) = inner.source() {
+                inner = source;
+            }
+            inner.to_string().chars().take(MESSAGE_LIMIT).collect()
+        }
+    }
+}
+
+fn refused(message: &str) -> ClusterError {
+    ClusterError::Refused { status: 0, message: message.to_owned() }
+}
+
+impl Cluster for KubernetesClient {
+    fn watch(&self) -> BoxStream<'static, ClusterEvent> {
+        stream::select(self.watch_pods(), self.watch_nodes()).boxed()
+    }
+
+    fn list_pods(&self) -> BoxFuture<'_, Result<PodListing, ClusterError>> {
+        Box::pin(self.list_all())
+    }
+
+    fn create_pod<'a>(&'a self, worker: &'a Worker) -> BoxFuture<'a, Result<PodFact, ClusterError>> {
+        Box::pin(async move {
+            let pod = pod::build(worker, &self.settings).map_err(|error| refused(&error.to_string()))?;
+            let created = self.pods().create(&PostParams::default(), &pod).await.map_err(error)?;
+            facts::pod(&created).ok_or_else(|| {
+                let message = "the created pod came back without a name or uid".to_owned();
+                ClusterError::Unavailable { message }
+            })
+        })
+    }
+
+    fn create_secret<'a>(
+        &'a self,
+        worker: &'a WorkerName,
+        pod: &'a PodUid,
+        config: &'a SecretString,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async move {
+            let body = json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                "metadata": {
+                    "name": worker.as_str(),
+                    "labels": { APP_LABEL: APP_VALUE },
+                    "ownerReferences": [{
+                        "apiVersion": "v1", "kind": "Pod", "name": worker.as_str(), "uid": pod.as_str(),
+                        "controller": false, "blockOwnerDeletion": false,
+                    }],
+                },
+                "stringData": { JIT_KEY: config.expose_secret() },
+            });
+            self.post_secret(body.to_string().into_bytes()).await
+        })
+    }
+
+    fn delete_pod<'a>(&'a self, name: &'a WorkerName, uid: &'a PodUid) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async move {
+            let preconditions = Preconditions { uid: Some(uid.as_str().to_owned()), resource_version: None };
+            let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            match self.pods().delete(name.as_str(), &params).await.map_err(error) {
+                Ok(_) | Err(ClusterError::NotFound) => Ok(()),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn diagnose<'a>(&'a self, name: &'a WorkerName, uid: &'a PodUid) -> BoxFuture<'a, serde_json::Value> {
+        Box::pin(diagnose::diagnose(&self.client, &self.settings.namespace, name, uid, self.patience))
+    }
+}
+
+/// Waits for the first complete view of pods and nodes, for tests and checks of a cluster.
+pub async fn first_view(cluster: &dyn Cluster) -> Option<(PodListing, Vec<NodeFact>)> {
+    let (mut pods, mut nodes) = (None, None);
+    let mut events = cluster.watch().map(Ok::<_, std::convert::Infallible>);
+    while let Ok(Some(event)) = events.try_next().await {
+        match event {
+            ClusterEvent::Pods(listing) => pods = Some(listing),
+            ClusterEvent::Nodes(listing) => nodes = Some(listing),
+            ClusterEvent::PodSeen(_)
+            | ClusterEvent::PodGone { .. }
+            | ClusterEvent::NodeSeen(_)
+            | ClusterEvent::NodeGone(_) => {}
+        }
+        if let (Some(pods), Some(nodes)) = (&pods, &nodes) {
+            return Some((pods.clone(), nodes.clone()));
+        }
+    }
+    None
+}

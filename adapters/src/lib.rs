@@ -1,0 +1,12 @@
+//! Thin clients and servers: they carry facts to the engine and carry out what it decided.
+
+pub mod config;
+pub mod ghfe;
+pub mod github;
+pub mod ingest;
+pub mod kubernetes;
+pub mod memory;
+pub mod ports;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod scheduler;

@@ -1,0 +1,291 @@
+//! The store in Postgres. Queries are checked at compile time against `.sqlx/`; `dev/prepare-queries` renews it.
+
+mod leader;
+mod read;
+mod reserve;
+mod rows;
+mod state;
+
+use std::{sync::Arc, time::Duration};
+
+use engine::{
+    decision::JobFailure,
+    facts::{Job, StoreError, Written},
+    ids::{InstallationId, JobId, Realm, Span, Time},
+};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+};
+use tokio::sync::mpsc;
+
+use crate::ports::{Changes, Cursor, HistoryPage, HistoryQuery, Lease, Store, StoreWrite, Usage};
+
+/// Connections of one process: a handful of statements run at once.
+const CONNECTIONS: u32 = 10;
+/// Waiting for a connection, and for a statement: ghfe must answer GitHub within 10 s.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
+const STATEMENT_LIMIT_MS: &str = "30000";
+/// Tries of a transaction that lost to another one (serialisation failure, deadlock).
+const TRIES: u32 = 5;
+/// The listener's pause after a lost connection, and the longest one.
+const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// A Postgres schema of ours.
+pub struct PgStore {
+    pool: PgPool,
+    channel: String,
+}
+
+/// Why the store could not be opened. Never shows the connection string.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// POSTGRES_URL does not parse.
+    #[error("POSTGRES_URL is not a connection string: write postgresql://user:password@host:port/database")]
+    Url,
+    /// No connection, or it broke.
+    #[error("Postgres cannot be reached or refuses: {0}")]
+    Connect(String),
+    /// The schema could not be brought up to date.
+    #[error("the migrations cannot be applied: {0}")]
+    Migrate(String),
+}
+
+impl PgStore {
+    /// Connects, creates the realm's schema when it is missing, and applies the migrations.
+    pub async fn connect(url: &SecretString, realm: Realm) -> Result<Arc<Self>, OpenError> {
+        let options: PgConnectOptions = url.expose_secret().parse().map_err(|_| OpenError::Url)?;
+        let options = options.options([("search_path", realm.as_str()), ("statement_timeout", STATEMENT_LIMIT_MS)]);
+        let pool =
+            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_LIMIT).connect_with(options);
+        let pool = pool.await.map_err(|error| OpenError::Connect(describe(&error)))?;
+        // A realm's name is one of two words of ours.
+        let create = match realm {
+            Realm::Prod => "CREATE SCHEMA IF NOT EXISTS prod",
+            Realm::Staging => "CREATE SCHEMA IF NOT EXISTS staging",
+        };
+        // Two processes that start at once may both create it: the second's error means that it is there.
+        let created = sqlx::query(create).execute(&pool).await;
+        if let Err(error) = created
+            && error.as_database_error().and_then(|error| error.code()).as_deref() != Some("23505")
+        {
+            return Err(OpenError::Connect(describe(&error)));
+        }
+        sqlx::migrate!("../migrations").run(&pool).await.map_err(|error| OpenError::Migrate(error.to_string()))?;
+        Ok(Arc::new(Self { pool, channel: format!("{}_queue_event", realm.as_str()) }))
+    }
+
+    /// The pool, for tests that look at the rows themselves.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    async fn record_all(&self, mut events: Vec<Job>) -> Result<(), StoreError> {
+        // In the order of their ids, so that two transactions never wait for each other in a circle; each id once.
+        events.sort_by_key(|event| event.id);
+        let mut merged: Vec<Job> = Vec::with_capacity(events.len());
+        for event in events {
+            match merged.last_mut().filter(|last| last.id == event.id) {
+                Some(last) => *last = engine::intake::join(last, &event),
+                None => merged.push(event),
+            }
+        }
+        retrying(|| rows::record(&self.pool, &merged, &self.channel)).await
+    }
+
+    async fn fail_pending(&self, installation: i64, failure: JobFailure, at: Time) -> Result<Vec<JobId>, StoreError> {
+        let failed =
+            retrying(|| rows::fail_installation(&self.pool, installation, failure.as_str(), at.0, &self.channel));
+        Ok(failed.await?.into_iter().map(JobId).collect())
+    }
+}
+
+/// Runs a transaction until it does not lose to another one.
+async fn retrying<T, F: Future<Output = sqlx::Result<T>>>(mut run: impl FnMut() -> F) -> Result<T, StoreError> {
+    let mut left = TRIES;
+    loop {
+        left -= 1;
+        match run().await {
+            Ok(done) => return Ok(done),
+            Err(error) if left > 0 && lost_to_another(&error) => {}
+            Err(error) => return Err(store_error(&error)),
+        }
+    }
+}
+
+/// Classes 22 (data exception) and 54 (limits exceeded) are about the values themselves; everything else may pass.
+fn store_error(error: &sqlx::Error) -> StoreError {
+    let message = describe(error);
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        Some(code) if code.starts_with("22") || code.starts_with("54") => StoreError::Unstorable { message },
+        Some(_) | None => StoreError::Unavailable { message },
+    }
+}
+
+/// serialization_failure or deadlock_detected: to be tried again.
+fn lost_to_another(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("40001" | "40P01"))
+}
+
+/// What went wrong, without the connection string.
+fn describe(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => format!("connection: {}", error.kind()),
+        sqlx::Error::Tls(_) => "the TLS handshake failed".to_owned(),
+        sqlx::Error::PoolTimedOut => format!("no connection became free within {} s", ACQUIRE_LIMIT.as_secs()),
+        sqlx::Error::PoolClosed => "the connection pool is closed".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A reading that ended before it began: the task that reads was dropped.
+const CUT_OFF: &str = "the reading was cut off";
+
+/// A reading of changes under way; it ends when nobody waits for it any more.
+struct Reading {
+    parts: mpsc::Receiver<sqlx::Result<Changes>>,
+    _task: AbortOnDrop,
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Wakes of one listener: on every notification, and whenever the connection came up.
+struct Listening {
+    pool: PgPool,
+    channel: String,
+    listener: Option<PgListener>,
+    pause: Duration,
+}
+
+impl Listening {
+    async fn next(mut self) -> Option<((), Self)> {
+        loop {
+            let Some(mut listener) = self.listener.take() else {
+                match self.connect().await {
+                    Ok(listener) => {
+                        self.listener = Some(listener);
+                        self.pause = LISTEN_PAUSE.0;
+                        return Some(((), self));
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = describe(&error), "cannot listen for new jobs; trying again");
+                        tokio::time::sleep(self.pause).await;
+                        self.pause = (self.pause * 2).min(LISTEN_PAUSE.1);
+                        continue;
+                    }
+                }
+            };
+            match listener.try_recv().await {
+                Ok(Some(_)) => {
+                    self.listener = Some(listener);
+                    return Some(((), self));
+                }
+                Ok(None) => tracing::warn!("the connection that listens for new jobs is gone; connecting anew"),
+                Err(error) => tracing::warn!(error = describe(&error), "cannot listen for new jobs; connecting anew"),
+            }
+        }
+    }
+
+    async fn connect(&self) -> sqlx::Result<PgListener> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.listen(&self.channel).await?;
+        Ok(listener)
+    }
+}
+
+fn shown<T>(result: sqlx::Result<T>) -> Result<T, StoreError> {
+    result.map_err(|error| store_error(&error))
+}
+
+impl Store for PgStore {
+    fn record(&self, events: Vec<Job>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.record_all(events))
+    }
+
+    fn fail_installation(
+        &self,
+        installation: InstallationId,
+        failure: JobFailure,
+        at: Time,
+    ) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>> {
+        Box::pin(self.fail_pending(installation.0, failure, at))
+    }
+
+    fn acquire<'a>(&'a self, holder: &'a str, ttl: Span) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
+        Box::pin(async move { shown(leader::acquire(&self.pool, holder, ttl).await) })
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease, ttl: Span) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { shown(leader::renew(&self.pool, lease, ttl).await) })
+    }
+
+    fn release<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { shown(leader::release(&self.pool, lease).await) })
+    }
+
+    fn changes(&self, since: Option<Cursor>) -> BoxFuture<'_, Result<Changes, StoreError>> {
+        Box::pin(async move {
+            let mut parts = self.parts(since);
+            let whole = parts.next().await;
+            let mut whole = whole.unwrap_or_else(|| Err(StoreError::Unavailable { message: CUT_OFF.to_owned() }))?;
+            while let Some(part) = parts.next().await {
+                let part = part?;
+                whole.jobs.extend(part.jobs);
+                whole.workers.extend(part.workers);
+            }
+            Ok(whole)
+        })
+    }
+
+    fn parts(&self, since: Option<Cursor>) -> BoxStream<'static, Result<Changes, StoreError>> {
+        let (to, parts) = mpsc::channel(1);
+        let reading = tokio::spawn(read::changes(self.pool.clone(), since, to));
+        let reading = Reading { parts, _task: AbortOnDrop(reading) };
+        stream::unfold(reading, |mut reading| async { reading.parts.recv().await.map(|part| (shown(part), reading)) })
+            .boxed()
+    }
+
+    fn write<'a>(
+        &'a self,
+        lease: &'a Lease,
+        writes: Vec<StoreWrite>,
+    ) -> BoxFuture<'a, Result<Vec<Written>, StoreError>> {
+        Box::pin(async move {
+            let written = retrying(|| leader::write(&self.pool, lease, &writes)).await?;
+            written.ok_or(StoreError::Fenced { epoch: lease.epoch() })
+        })
+    }
+
+    fn wakes(&self) -> BoxStream<'static, ()> {
+        let (pool, channel) = (self.pool.clone(), self.channel.clone());
+        let listening = Listening { pool, channel, listener: None, pause: LISTEN_PAUSE.0 };
+        stream::unfold(listening, Listening::next).boxed()
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<Usage, StoreError>> {
+        Box::pin(async move { shown(read::usage(&self.pool).await) })
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryPage, StoreError>> {
+        Box::pin(async move { shown(read::history(&self.pool, query).await) })
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { shown(sqlx::query!("SELECT 1 AS one").fetch_one(&self.pool).await.map(|_| ())) })
+    }
+}

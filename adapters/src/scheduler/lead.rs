@@ -1,0 +1,320 @@
+//! One term of leadership: the loop that owns the snapshot.
+
+use std::{sync::Arc, time::Duration};
+
+use engine::{
+    decide::decide,
+    explain::explain,
+    facts::{Change, StoreError},
+    ids::Time,
+    snapshot::Snapshot,
+};
+use futures::{StreamExt, future::BoxFuture};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{RENEW_EVERY, Scheduler, TermEnd, apply::Hands, health::Question, lease_time};
+use crate::ports::{Changes, ClusterEvent, Cursor, Lease};
+
+/// The loop turns at least this often, woken or not: the specification's 15 s.
+const TICK: Duration = Duration::from_secs(15);
+/// What is under way when the process is told to stop may take this long. L9 allows 30 s for everything.
+const FINISH: Duration = Duration::from_secs(20);
+/// Facts taken in one turn before deciding: a storm must not starve the decisions.
+const FACTS_A_TURN: usize = 10_000;
+/// A reading of the store that takes longer is given up and begun anew.
+const READ_LIMIT: Duration = Duration::from_secs(60);
+/// Parts of a reading that wait to be taken in: one in hand and one at hand.
+const PARTS_WAITING: usize = 2;
+/// The pause after a failed reading of the store.
+const READ_PAUSE: Duration = Duration::from_secs(2);
+
+/// What the tasks beside the loop tell it.
+#[derive(Debug)]
+pub(super) enum Fact {
+    /// Rows that changed: a part of a reading. The permit bounds how many parts are under way; with the last part comes
+    /// when the reading began.
+    Rows(Changes, OwnedSemaphorePermit, Option<Time>),
+    /// The cluster's watch saw something.
+    Cluster(ClusterEvent),
+    /// An action ended.
+    Ended(Change),
+    /// The store refused a write: another leads.
+    Fenced,
+}
+
+pub(super) type Facts = mpsc::UnboundedSender<Fact>;
+
+/// Leads until leadership ends or `stop` resolves.
+pub(super) async fn lead(
+    scheduler: &Scheduler,
+    lease: Lease,
+    until: Instant,
+    stop: &mut BoxFuture<'static, ()>,
+) -> TermEnd {
+    scheduler.health.led(Some(lease.epoch().0));
+    let (facts, inbox) = mpsc::unbounded_channel();
+    let (leading, lost) = watch::channel(until);
+    let lease = Arc::new(lease);
+    let beside = Beside(vec![
+        tokio::spawn(watch_cluster(scheduler.clone(), facts.clone())),
+        tokio::spawn(read_store(scheduler.clone(), facts.clone())),
+        tokio::spawn(renew(scheduler.clone(), lease.clone(), leading)),
+    ]);
+    let mut term = Term {
+        scheduler,
+        snapshot: Snapshot::new((scheduler.seed)(), &scheduler.policy),
+        hands: Hands::new(scheduler.clone(), lease.clone(), facts),
+        inbox,
+        lost,
+        questions: scheduler.health.take_inbox(),
+        wake_at: None,
+    };
+    let end = term.run(stop).await;
+    scheduler.health.return_inbox(term.questions.take());
+    if end == TermEnd::Stopped {
+        if timeout(FINISH, term.finish()).await.is_err() {
+            tracing::warn!(under_way = term.snapshot.in_flight(), "stopping with calls still under way");
+        }
+        match timeout(RENEW_EVERY, scheduler.store.release(&lease)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(?error, "leadership could not be given up; it runs out by itself"),
+            Err(_) => tracing::warn!("giving leadership up took too long; it runs out by itself"),
+        }
+    }
+    drop(beside);
+    end
+}
+
+struct Term<'a> {
+    scheduler: &'a Scheduler,
+    snapshot: Snapshot,
+    hands: Hands,
+    inbox: mpsc::UnboundedReceiver<Fact>,
+    /// Until when leadership holds.
+    lost: watch::Receiver<Instant>,
+    questions: Option<mpsc::Receiver<Question>>,
+    wake_at: Option<Time>,
+}
+
+impl Term<'_> {
+    async fn run(&mut self, stop: &mut BoxFuture<'static, ()>) -> TermEnd {
+        loop {
+            let (until, alarm) = (*self.lost.borrow(), self.alarm());
+            let fact = tokio::select! {
+                biased;
+                () = &mut *stop => return TermEnd::Stopped,
+                () = sleep_until(until) => {
+                    // Renewed meanwhile, unless this is still the time.
+                    if *self.lost.borrow() <= until { return TermEnd::Lost }
+                    continue;
+                }
+                fact = self.inbox.recv() => fact,
+                question = next_question(&mut self.questions) => {
+                    self.answer(question);
+                    continue;
+                }
+                () = sleep_until(alarm) => None,
+            };
+            if !self.take_in(fact) {
+                return TermEnd::Lost;
+            }
+            // A process that was paused may have lost its term without knowing: it must not act on it.
+            if Instant::now() >= *self.lost.borrow() {
+                return TermEnd::Lost;
+            }
+            self.turn();
+        }
+    }
+
+    /// When the loop turns by itself.
+    fn alarm(&self) -> Instant {
+        let now = (self.scheduler.clock)();
+        let wait = self.wake_at.map_or(TICK, |at| Duration::from_millis(at.since(now).0.unsigned_abs()).min(TICK));
+        Instant::now() + wait
+    }
+
+    /// Takes in a fact and all that wait behind it; `false` when leadership is over.
+    fn take_in(&mut self, first: Option<Fact>) -> bool {
+        let now = (self.scheduler.clock)();
+        let mut next = first;
+        for _ in 0..FACTS_A_TURN {
+            match next {
+                None => return true,
+                Some(Fact::Fenced) => return false,
+                Some(Fact::Rows(changes, _permit, synced)) => self.take_rows(changes, synced, now),
+                Some(Fact::Cluster(event)) => self.snapshot.apply(cluster_change(event), now),
+                Some(Fact::Ended(change)) => self.snapshot.apply(change, now),
+            }
+            next = self.inbox.try_recv().ok();
+        }
+        if let Some(fact) = next {
+            // Not lost: it is the first of the next turn's.
+            self.hands.put_back(fact);
+        }
+        true
+    }
+
+    fn take_rows(&mut self, changes: Changes, synced: Option<Time>, now: Time) {
+        for worker in changes.workers {
+            self.snapshot.apply(Change::Worker(worker), now);
+        }
+        for job in changes.jobs {
+            self.snapshot.apply(Change::Job(job), now);
+        }
+        if let Some(asked_at) = synced {
+            self.snapshot.apply(Change::StoreSynced { asked_at }, now);
+        }
+    }
+
+    fn turn(&mut self) {
+        let now = (self.scheduler.clock)();
+        self.scheduler.health.beat(now);
+        let decision = decide(&mut self.snapshot, &self.scheduler.policy, now);
+        self.wake_at = decision.wake_at;
+        self.scheduler.health.decided(decision.actions.len(), &self.snapshot);
+        for chosen in decision.actions {
+            tracing::debug!(id = chosen.id, action = ?chosen.action, reason = ?chosen.reason, "chosen");
+            self.hands.carry_out(chosen);
+        }
+    }
+
+    fn answer(&mut self, question: Option<Question>) {
+        match question {
+            Some(question) => {
+                let now = (self.scheduler.clock)();
+                let explanation = explain(&self.snapshot, &self.scheduler.policy, question.job, now);
+                // The asker may have gone.
+                let _ = question.answer.send(explanation);
+            }
+            None => self.questions = None,
+        }
+    }
+
+    /// Waits for what is under way, and chooses nothing new.
+    async fn finish(&mut self) {
+        while self.snapshot.in_flight() > 0 {
+            let Some(fact) = self.inbox.recv().await else { return };
+            if !self.take_in(Some(fact)) {
+                return;
+            }
+        }
+    }
+}
+
+async fn next_question(questions: &mut Option<mpsc::Receiver<Question>>) -> Option<Question> {
+    match questions {
+        Some(questions) => questions.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn cluster_change(event: ClusterEvent) -> Change {
+    match event {
+        ClusterEvent::Pods(listing) => Change::Pods(listing),
+        ClusterEvent::PodSeen(pod) => Change::PodSeen(pod),
+        ClusterEvent::PodGone { name, uid } => Change::PodGone { name, uid },
+        ClusterEvent::Nodes(nodes) => Change::Nodes(nodes),
+        ClusterEvent::NodeSeen(node) => Change::NodeSeen(node),
+        ClusterEvent::NodeGone(name) => Change::NodeGone(name),
+    }
+}
+
+/// The tasks beside the loop; they end with the term.
+struct Beside(Vec<JoinHandle<()>>);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+async fn watch_cluster(scheduler: Scheduler, facts: Facts) {
+    let mut events = scheduler.cluster.watch();
+    while let Some(event) = events.next().await {
+        if facts.send(Fact::Cluster(event)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads what changed, at once when woken and every [`TICK`] otherwise. A wake carries no data and none is needed: the
+/// cursor loses nothing.
+async fn read_store(scheduler: Scheduler, facts: Facts) {
+    let mut wakes = scheduler.store.wakes();
+    let mut cursor: Option<Cursor> = None;
+    let room = Arc::new(Semaphore::new(PARTS_WAITING));
+    loop {
+        let pause = match timeout(READ_LIMIT, read_once(&scheduler, cursor, &facts, &room)).await {
+            Ok(Ok(Some(next))) => {
+                cursor = Some(next);
+                TICK
+            }
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(?error, "the store could not be read; trying again");
+                READ_PAUSE
+            }
+            Err(_) => {
+                tracing::warn!("reading the store took too long; trying again");
+                READ_PAUSE
+            }
+        };
+        tokio::select! {
+            biased;
+            woken = wakes.next() => if woken.is_none() { tokio::time::sleep(pause).await },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One reading, part by part; the cursor to go on from. `None`: nobody listens any more.
+async fn read_once(
+    scheduler: &Scheduler,
+    since: Option<Cursor>,
+    facts: &Facts,
+    room: &Arc<Semaphore>,
+) -> Result<Option<Cursor>, StoreError> {
+    let asked_at = (scheduler.clock)();
+    let mut parts = scheduler.store.parts(since);
+    let mut next = parts.next().await.transpose()?;
+    let mut cursor = since;
+    while let Some(part) = next {
+        next = parts.next().await.transpose()?;
+        cursor = Some(part.cursor);
+        let synced = next.is_none().then_some(asked_at);
+        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(None) };
+        if facts.send(Fact::Rows(part, permit, synced)).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(cursor)
+}
+
+/// Renews leadership, and says until when it holds: from when the renewal was asked for, not from when it was answered.
+async fn renew(scheduler: Scheduler, lease: Arc<Lease>, leading: watch::Sender<Instant>) {
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        let asked = Instant::now();
+        let until = match timeout(RENEW_EVERY, scheduler.store.renew(&lease, super::LEASE)).await {
+            Ok(Ok(true)) => asked + lease_time(),
+            Ok(Ok(false) | Err(StoreError::Fenced { .. })) => asked,
+            Ok(Err(error)) => {
+                tracing::warn!(?error, "leadership could not be renewed; trying again");
+                continue;
+            }
+            Err(_) => {
+                tracing::warn!("renewing leadership took too long; trying again");
+                continue;
+            }
+        };
+        if leading.send(until).is_err() {
+            return;
+        }
+    }
+}

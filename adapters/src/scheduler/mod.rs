@@ -1,0 +1,109 @@
+//! The scheduler: wake, observe, decide, apply.
+//!
+//! One task owns the snapshot and is the only one to decide. Everything slow happens beside it: a reader of the store, a
+//! writer to it, the cluster's watch, and one task for each call to GitHub or the cluster. They talk to the owner
+//! through one channel of facts, so nothing ever waits for anything but its own answer.
+
+mod apply;
+mod health;
+mod lead;
+
+use std::{sync::Arc, time::Duration};
+
+use engine::{ids::Span, policy::Policy};
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use health::{Health, Question, router};
+
+use crate::ports::{Clock, Cluster, GitHub, Lease, Store};
+
+/// How long leadership lasts without being renewed. L8 asks for a new leader within this and 15 s more. Longer than
+/// any pause a healthy process makes, shorter than anybody's patience.
+pub const LEASE: Span = Span::secs(15);
+/// How often it is renewed: two failures in a row still leave time for a third attempt.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often a process that does not lead tries to.
+const STAND_BY: Duration = Duration::from_secs(3);
+
+/// Everything a scheduler works with.
+#[derive(Clone)]
+pub struct Scheduler {
+    /// The state store.
+    pub store: Arc<dyn Store>,
+    /// GitHub.
+    pub github: Arc<dyn GitHub>,
+    /// Kubernetes.
+    pub cluster: Arc<dyn Cluster>,
+    /// Limits and timeouts.
+    pub policy: Arc<Policy>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Who this process is, for people who look at the leadership row.
+    pub holder: String,
+    /// Draws the seed of a term's worker names; each term must get another.
+    pub seed: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What `/health` shows, and where it asks.
+    pub health: Arc<Health>,
+}
+
+/// Why a term ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TermEnd {
+    /// Another leads now, or may.
+    Lost,
+    /// The process is to stop.
+    Stopped,
+}
+
+impl Scheduler {
+    /// Runs until `stop` resolves: waits for leadership, leads, and when it is lost waits again. After `stop` it
+    /// finishes what is under way, within 20 s, and gives leadership up.
+    pub async fn run(self, stop: BoxFuture<'static, ()>) {
+        let mut stop = stop;
+        loop {
+            self.health.beat((self.clock)());
+            let lease = tokio::select! {
+                biased;
+                () = &mut stop => return,
+                lease = self.acquire() => lease,
+            };
+            let Some((lease, until)) = lease else {
+                tokio::select! {
+                    biased;
+                    () = &mut stop => return,
+                    () = sleep(STAND_BY) => continue,
+                }
+            };
+            tracing::info!(epoch = %lease.epoch(), "leading");
+            let end = lead::lead(&self, lease, until, &mut stop).await;
+            self.health.led(None);
+            match end {
+                TermEnd::Lost => tracing::warn!("leadership lost; standing by"),
+                TermEnd::Stopped => return,
+            }
+        }
+    }
+
+    /// Tries to take leadership; with it, until when it holds by this process's own monotonic clock.
+    async fn acquire(&self) -> Option<(Lease, Instant)> {
+        let asked = Instant::now();
+        // Of a host that is gone without a word nothing is heard for a quarter of an hour: nobody must wait for it.
+        match timeout(RENEW_EVERY, self.store.acquire(&self.holder, LEASE)).await {
+            Ok(Ok(lease)) => lease.map(|lease| (lease, asked + lease_time())),
+            Ok(Err(error)) => {
+                tracing::warn!(?error, "cannot ask for leadership; trying again");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("asking for leadership took too long; trying again");
+                None
+            }
+        }
+    }
+}
+
+/// [`LEASE`] as a standard duration.
+fn lease_time() -> Duration {
+    Duration::from_millis(LEASE.0.unsigned_abs())
+}

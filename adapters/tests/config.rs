@@ -1,0 +1,389 @@
+//! Configuration: every mistake at once, each with its place, and no secret in any of them.
+
+use std::{collections::BTreeSet, io};
+
+use adapters::config::{self, BUILT_IN, ConfigErrors, Environment};
+use aws_lc_rs::{encoding::AsDer, rsa, signature::KeyPair};
+use engine::{
+    ids::{OwnerId, Realm, Span},
+    policy::{Staging, Timeouts},
+};
+
+const SECRET: &str = "c2VjcmV0-nobody-may-see-this";
+const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+clusters: [{name: k, cluster: {server: \"https://127.0.0.1:6443\"}}]\n\
+contexts: [{name: c, context: {cluster: k, user: u}}]\n\
+users: [{name: u, user: {token: c2VjcmV0-nobody-may-see-this}}]\n";
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = String::new();
+    for group in der.chunks(3) {
+        let bits = group.iter().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - group.len()));
+        for i in 0..4 {
+            let sextet = (bits >> (18 - 6 * i)) & 63;
+            let digit = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[sextet as usize];
+            text.push(if i <= group.len() { char::from(digit) } else { '=' });
+        }
+    }
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
+/// A private key, and its public half.
+fn key() -> (Vec<u8>, Vec<u8>) {
+    let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+    let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();
+    let public: aws_lc_rs::encoding::PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+    (der.as_ref().to_vec(), public.as_ref().to_vec())
+}
+
+fn good() -> Environment {
+    let key = pem("PRIVATE KEY", &key().0);
+    environment(&[
+        ("PROD", "true"),
+        ("POSTGRES_URL", &format!("postgresql://user:{SECRET}@localhost:5432/db?sslmode=require")),
+        ("GHAPP_WEBHOOK_SECRET", SECRET),
+        ("STAGING_URL", "https://staging.example/hook"),
+        ("PROD_URL", "https://prod.example"),
+        ("K8S_KUBECONFIG", KUBECONFIG),
+        ("GHAPP_ORG_PRIVATE_KEY", &key),
+        ("GHAPP_PERSONAL_PRIVATE_KEY", &key),
+    ])
+}
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn no_file(_: &str) -> io::Result<String> {
+    Err(io::Error::from(io::ErrorKind::NotFound))
+}
+
+fn shown(errors: &ConfigErrors) -> String {
+    let text = format!("{errors}\n{errors:?}");
+    assert!(!text.contains(SECRET), "{text}");
+    text
+}
+
+/// The mistakes of one of the two processes; none when it may start.
+fn mistakes(process: &str, env: &Environment, file: &str) -> Vec<String> {
+    let read = |path: &str| if path == "rise.toml" { Ok(file.to_owned()) } else { no_file(path) };
+    let errors = match process {
+        "ghfe" => config::ghfe(env, &read).err(),
+        _ => config::scheduler(env, &read).err(),
+    };
+    errors.map_or_else(Vec::new, |errors| {
+        shown(&errors);
+        errors.0
+    })
+}
+
+#[test]
+fn a_complete_environment_is_taken() {
+    let ghfe = config::ghfe(&good(), &no_file).unwrap();
+    assert_eq!(ghfe.common.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(ghfe.staging_url.unwrap(), "https://staging.example/hook");
+    assert_eq!(ghfe.public_url.unwrap(), "https://prod.example/");
+    let scheduler = config::scheduler(&good(), &no_file).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(scheduler.github_url, "https://api.github.com/");
+    assert_eq!(scheduler.cluster.cluster_url, "https://127.0.0.1:6443/");
+    assert_eq!(scheduler.organization.id, 2_167_633);
+    assert_eq!(scheduler.personal.id, 3_131_217);
+    assert!(!format!("{:?} {:?}", config::ghfe(&good(), &no_file), scheduler.common).contains(SECRET));
+    let mut staging = good();
+    staging.insert("PROD".into(), "false".into());
+    let ghfe = config::ghfe(&staging, &no_file).unwrap();
+    assert_eq!(ghfe.common.policy.realm, Realm::Staging);
+    assert!(ghfe.staging_url.is_none(), "staging forwards to nobody");
+}
+
+#[test]
+fn an_empty_environment_names_everything_that_is_needed() {
+    let ghfe = [
+        "PROD is not set: it must hold true or false",
+        "POSTGRES_URL is not set: it must hold postgresql://user:password@host:port/database",
+        "GHAPP_WEBHOOK_SECRET is not set: it must hold the webhooks' shared secret",
+    ];
+    assert_eq!(mistakes("ghfe", &Environment::new(), ""), ghfe);
+    let scheduler = [
+        ghfe[0],
+        ghfe[1],
+        "GHAPP_ORG_PRIVATE_KEY is not set: it must hold the App's RSA private key in PEM form",
+        "GHAPP_PERSONAL_PRIVATE_KEY is not set: it must hold the App's RSA private key in PEM form",
+        "K8S_KUBECONFIG is not set: it must hold the text of a kubeconfig",
+    ];
+    assert_eq!(mistakes("scheduler", &Environment::new(), ""), scheduler);
+}
+
+#[test]
+fn every_variables_mistake_is_told_at_once() {
+    let wrong = environment(&[
+        ("PROD", "yes"),
+        ("POSTGRES_URL", &format!("mysql://user:{SECRET}@localhost/db")),
+        ("GHAPP_WEBHOOK_SECRET", " "),
+        ("STAGING_URL", "staging.example"),
+        ("PROD_URL", "ftp://prod.example"),
+        ("LISTEN", "8080"),
+        ("LOGLEVEL", "verbose"),
+        ("CONFIG", "nowhere.toml"),
+        ("GITHUB_API_URL", "https://"),
+        ("K8S_KUBECONFIG", "/root/.kube/config"),
+        ("GHAPP_ORG_PRIVATE_KEY", &format!("-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n")),
+        ("GHAPP_PERSONAL_PRIVATE_KEY", "/run/secrets/key.pem"),
+    ]);
+    let common = [
+        "PROD is \"yes\": write true or false",
+        "LISTEN is \"8080\": write an address and a port, such as 0.0.0.0:8080",
+        "POSTGRES_URL is not a connection string: write postgresql://user:password@host:port/database",
+        "LOGLEVEL is \"verbose\": write error, warn, info, debug or trace, or a filter such as info,adapters=debug",
+        "CONFIG names \"nowhere.toml\", which cannot be read: entity not found",
+    ];
+    let address = |name: &str| format!("{name} is not an address: write https://host or http://host:port");
+    let key = |name: &str| {
+        format!("{name} is not an RSA private key in PEM form: paste it whole, with its BEGIN and END lines")
+    };
+    let mut ghfe: Vec<String> = common.map(str::to_owned).to_vec();
+    ghfe.push("GHAPP_WEBHOOK_SECRET is not set: it must hold the webhooks' shared secret".to_owned());
+    ghfe.push(address("STAGING_URL"));
+    ghfe.push(address("PROD_URL"));
+    assert_eq!(mistakes("ghfe", &wrong, ""), ghfe);
+    let mut scheduler: Vec<String> = common.map(str::to_owned).to_vec();
+    scheduler.push(key("GHAPP_ORG_PRIVATE_KEY"));
+    scheduler.push(key("GHAPP_PERSONAL_PRIVATE_KEY"));
+    scheduler.push("K8S_KUBECONFIG is not a kubeconfig: it must be the text of one, not its path".to_owned());
+    scheduler.push(address("GITHUB_API_URL"));
+    assert_eq!(mistakes("scheduler", &wrong, ""), scheduler);
+}
+
+#[test]
+fn one_variables_mistake_is_one_message() {
+    let (private, public) = key();
+    let cut = pem("PRIVATE KEY", &private[..private.len() / 2]);
+    let mut damaged = private.clone();
+    // Within the numbers of the key: the form stays whole.
+    damaged[700] ^= 0x55;
+    let with = |from: &str, to: &str| KUBECONFIG.replace(from, to);
+    let key = "GHAPP_ORG_PRIVATE_KEY";
+    let cluster = "K8S_KUBECONFIG";
+    let url = "POSTGRES_URL";
+    let not_key = "GHAPP_ORG_PRIVATE_KEY is not an RSA private key in PEM form";
+    let not_url = "POSTGRES_URL is not a connection string";
+    let no_staging = "STAGING_URL is not set: production forwards there what the configuration marks as staging's \
+                      (luhenry, riseproject-dev)";
+    let unusable = |why: &str| format!("K8S_KUBECONFIG cannot be used: {why}");
+    let authority = format!("6443\", certificate-authority-data: \"{SECRET}\"");
+    let cases: Vec<(&str, &str, String, String)> = vec![
+        ("ghfe", "STAGING_URL", String::new(), no_staging.into()),
+        ("ghfe", url, "postgresql://localhost:port/db".into(), not_url.into()),
+        ("ghfe", url, "postgresql://h/db?sslmode=perhaps".into(), not_url.into()),
+        ("ghfe", "LOGLEVEL", "info,adapters=loud".into(), "LOGLEVEL is \"info,adapters=loud\"".into()),
+        ("ghfe", "GHAPP_WEBHOOK_SECRET", "a\u{fffd}b".into(), "GHAPP_WEBHOOK_SECRET is not text in UTF-8".into()),
+        ("scheduler", key, cut, not_key.into()),
+        ("scheduler", key, pem("PRIVATE KEY", &damaged), not_key.into()),
+        ("scheduler", key, pem("PUBLIC KEY", &public), not_key.into()),
+        ("scheduler", key, pem("CERTIFICATE", SECRET.as_bytes()), not_key.into()),
+        ("scheduler", cluster, with("contexts: [", "contexts: []\nother: ["), "K8S_KUBECONFIG has no context".into()),
+        ("scheduler", cluster, with("t-context: c", "t-context: d"), unusable("failed to load current context: d")),
+        ("scheduler", cluster, with("{cluster: k,", "{cluster: l,"), unusable("failed to load the cluster of context")),
+        ("scheduler", cluster, with("https://127.0.0.1:6443", ""), unusable("failed to parse cluster url")),
+        ("scheduler", cluster, with("6443\"", &authority), unusable("failed to")),
+        ("scheduler", cluster, with("token: ", "client-key-data: "), unusable("")),
+        (
+            "scheduler",
+            cluster,
+            with("kind: Config", &format!("kind: [{SECRET}")),
+            "K8S_KUBECONFIG is not a kubeconfig".into(),
+        ),
+    ];
+    for (process, name, value, message) in cases {
+        let mut env = good();
+        env.insert(name.to_owned(), value);
+        let found = mistakes(process, &env, "");
+        assert!(found.len() == 1 && found[0].starts_with(&message), "{name}: {message}: {found:#?}");
+    }
+}
+
+fn with_file(file: &str) -> Vec<String> {
+    let mut env = good();
+    env.insert("CONFIG".into(), "rise.toml".into());
+    env.remove("STAGING_URL").unwrap();
+    env.insert("PROD".into(), "false".into());
+    let (ghfe, scheduler) = (mistakes("ghfe", &env, file), mistakes("scheduler", &env, file));
+    assert_eq!(ghfe, scheduler, "both read it alike");
+    ghfe
+}
+
+#[test]
+fn every_mistake_in_the_file_is_told_with_its_line() {
+    let file = r#"default_max_workers = -1
+registry = " "
+namespace = "Not A Name"
+colour = "blue"
+
+[apps]
+organization = 0
+personal = "3131217"
+other = 1
+
+[[owner]]
+id = 99999999999999999999
+name = "one"
+max_workers = "many"
+staging = "yes"
+
+[[owner]]
+id = 5
+name = "two"
+max_workers = 4294967296
+
+[[owner]]
+id = 6
+name = "three"
+max_workers = 1
+staging = ["three/repo", "", 7]
+[[owner]]
+id = 6
+name = "three again"
+max_workers = 1
+max_worker = 2
+
+[[pool]]
+name = "a pool"
+[[pool]]
+name = "boards"
+host_network = "no"
+[[pool]]
+name = "boards"
+
+[[rule]]
+exactly = ["x"]
+pool = "bords"
+image = ""
+[[rule]]
+pool = "boards"
+image = "ubuntu-24.04"
+[[rule]]
+owners = [1, -1, "x"]
+repositories = ["no-slash"]
+includes = [1]
+exact = ["x"]
+pool = "boards"
+
+[timeouts]
+registration = 0
+pending = 9999999999
+grace = "6h"
+surplus = 1.5
+"#;
+    let expected = r#"
+1: default_max_workers is -1: give a number of workers from 0 up, or "unlimited"
+2: registry is empty: give the image registry
+3: namespace "Not A Name" is no namespace: write lower-case letters, digits and dashes
+4: colour is no key here: the keys are apps, default_max_workers, namespace, owner, pool, registry, rule, timeouts
+7: apps.organization is 0: give the GitHub App's id
+8: apps.personal is a text: give the GitHub App's id
+9: apps.other is no key here: the keys are organization, personal
+12: owner "one": id is 99999999999999999999: give the organisation's or user's GitHub id, a positive number
+14: owner "one": max_workers is "many": give a number of workers from 0 up, or "unlimited"
+15: owner "one": staging is of the wrong kind: give true, false, or a list of the owner's repositories
+20: owner "two": max_workers is 4294967296: give a number of workers from 0 up, or "unlimited"
+26: an entry of owner "three": staging is a whole number: give a text
+26: owner "three": staging has "three/repo": give the repository's name without its owner
+26: owner "three": staging has an empty text: leave it out
+28: owner id 6 is listed twice: keep one entry
+31: owner "three again": max_worker is no key here: the keys are id, max_workers, name, staging
+34: pool.name "a pool" is no label value: at most 63 letters, digits, dots, dashes and underscores
+37: pool.host_network is a text: give true or false
+39: pool "boards" is listed twice: keep one entry
+43: rule.pool "bords" is no pool of this file: add a [[pool]] or correct the name
+44: rule.image is empty: give an image such as "ubuntu-24.04"
+45: this rule matches nothing: give exactly, includes or containing
+48: rule.image is missing: give an image such as "ubuntu-24.04"
+48: this rule matches nothing: give exactly, includes or containing
+49: rule.owners has an entry that is no id: give a list of GitHub ids, such as [21003710]
+49: rule.owners has an entry that is no id: give a list of GitHub ids, such as [21003710]
+50: rule.repositories has "no-slash": write owner/name
+51: an entry of rule.includes is a whole number: give a text
+52: rule.exact is no key here: the keys are containing, exactly, image, includes, owners, pool, repositories
+56: timeouts.registration is 0: give seconds, from 1 to 2592000 (30 days)
+57: timeouts.pending is 9999999999: give seconds, from 1 to 2592000 (30 days)
+58: timeouts.grace is a text: give seconds, from 1 to 2592000 (30 days)
+59: timeouts.surplus is a fraction: give seconds, from 1 to 2592000 (30 days)
+"#;
+    let found: Vec<String> =
+        with_file(file).iter().map(|it| it.strip_prefix("rise.toml:").unwrap_or(it).to_owned()).collect();
+    assert_eq!(found.join("\n"), expected.trim());
+}
+
+#[test]
+fn what_is_missing_or_not_toml_is_told_too() {
+    let missing = [
+        "rise.toml:1: apps is missing: give the two GitHub Apps' ids under [apps]",
+        "rise.toml:1: default_max_workers is missing: give a number of workers from 0 up, or \"unlimited\"",
+        "rise.toml:1: namespace is missing: give the pods' namespace",
+        "rise.toml:1: registry is missing: give the image registry",
+        "rise.toml:1: there is no [[rule]]: no job would ever be served",
+    ];
+    assert_eq!(with_file(""), missing);
+    let broken = BUILT_IN.replace("namespace = \"default\"", "namespace = \"default").replace("= 120", "= = 120");
+    let found = with_file(&broken);
+    for key in ["namespace", "registration"] {
+        let line = BUILT_IN.lines().position(|line| line.starts_with(key)).unwrap() + 1;
+        assert!(found.iter().any(|it| it.starts_with(&format!("rise.toml:{line}: "))), "{key}: {found:#?}");
+    }
+    for (wrong, message) in [
+        ("owner = 5", "owner is a whole number: give tables, each under [[owner]]"),
+        ("pool = [5]", "pool is a whole number: give tables, each under [[pool]]"),
+        ("apps = 5", "apps is no table: give the two GitHub Apps' ids under [apps]"),
+        ("timeouts = []", "timeouts is no table: give seconds under [timeouts]"),
+        ("rule = [{owners = 5}]", "rule.owners is no list: give a list of GitHub ids, such as [21003710]"),
+    ] {
+        let found = with_file(wrong);
+        assert!(found.contains(&format!("rise.toml:1: {message}")), "{wrong}: {found:#?}");
+    }
+}
+
+/// The built-in file is RISE's, whole: its owners, caps, staging repositories, pools and timeouts.
+#[test]
+fn the_built_in_file_is_complete_and_is_what_rise_runs_with() {
+    for realm in [Realm::Prod, Realm::Staging] {
+        let (policy, pods) = config::built_in(realm).unwrap();
+        assert_eq!(policy.default_max_workers, Some(20));
+        for (owner, cap) in
+            [(152_654_596, None), (21_003_710, Some(20)), (134_263_123, Some(20)), (660_779, None), (1, Some(20))]
+        {
+            assert_eq!(policy.cap(OwnerId(owner)), cap, "{owner}");
+        }
+        let staging = [
+            (152_654_596, "riscv-runner", true),
+            (152_654_596, "riscv-runner-app", true),
+            (152_654_596, "riscv-runner-images", true),
+            (152_654_596, "riscv-runner-sample", true),
+            (152_654_596, "riscv-runner-device-plugin", true),
+            (152_654_596, "pytorch", false),
+            (660_779, "riscv-runner-sample", true),
+            (660_779, "other", false),
+            (21_003_710, "riscv-runner", false),
+        ];
+        for (owner, name, forwarded) in staging {
+            assert_eq!(policy.is_staging(OwnerId(owner), &format!("x/{name}")), forwarded, "{owner} {name}");
+        }
+        assert!(policy.owners.values().all(|owner| owner.staging != Staging::All));
+        let of = Span::secs;
+        let timeouts = Timeouts { registration: of(120), pending: of(600), grace: of(21_600), ..Timeouts::default() };
+        assert_eq!(policy.timeouts, timeouts);
+        assert_eq!(pods.namespace, "default");
+        assert_eq!(pods.registry, "rg.fr-par.scw.cloud/funcscwriseriscvrunnerappqdvknz9s");
+        assert_eq!(pods.tag, if realm == Realm::Prod { "latest" } else { "staging" });
+        let hosts: Vec<&str> = pods.host_network.iter().map(|pool| pool.as_str()).collect();
+        assert_eq!(hosts, ["cloudv10x-jupiter", "cloudv10x-pioneer", "cloudv10x-rvv"]);
+        let pools: BTreeSet<&str> = policy.label_rules.iter().map(|rule| rule.pool.as_str()).collect();
+        assert_eq!(pools.len(), 4);
+    }
+    assert_eq!(with_file(BUILT_IN), Vec::<String>::new());
+    let top = "default_max_workers registry namespace organization personal registration pending grace surplus";
+    let owner = "id name max_workers staging";
+    let rule = "host_network owners repositories exactly includes containing pool image";
+    for key in [top, owner, rule].iter().flat_map(|keys| keys.split(' ')) {
+        assert!(BUILT_IN.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key} is shown by example");
+    }
+}

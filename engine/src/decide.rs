@@ -1,0 +1,78 @@
+//! The ordered list of rules, and nothing else.
+
+use alloc::{collections::BTreeSet, vec::Vec};
+
+use crate::{
+    decision::{Action, Chosen, Decision, Reason},
+    ids::{Time, WorkerName},
+    policy::Policy,
+    rules::{cleanup_pods, demand_match, provision, reconcile_jobs, reconcile_runners, redeliver},
+    snapshot::{Flight, Key, Snapshot},
+};
+
+/// Chooses what to do at `now`.
+///
+/// Deterministic in (snapshot, policy, now). The snapshot notes what was chosen as under way, so that deciding again
+/// at once chooses nothing; each chosen action must be answered by one [`crate::facts::Change::Outcome`]. Cost: what
+/// changed, what is due and what is chosen, never how many jobs there are.
+pub fn decide(snapshot: &mut Snapshot, policy: &Policy, now: Time) -> Decision {
+    let mut turn = Turn::begin(snapshot, policy, now);
+    for _ in 0..ROUNDS {
+        reconcile_jobs::run(&mut turn);
+        reconcile_runners::run(&mut turn);
+        cleanup_pods::run(&mut turn);
+        demand_match::run(&mut turn);
+        provision::run(&mut turn);
+        redeliver::run(&mut turn);
+        if !turn.again() {
+            break;
+        }
+    }
+    turn.end()
+}
+
+/// A rule may make something due for a rule before it (a removal wants a listing), so the list is gone through until
+/// nothing is due. Two rounds are usual; the bound only keeps a mistake from hanging the service, and what is left over
+/// then is due in the next decision.
+const ROUNDS: usize = 8;
+
+/// One decision in the making.
+pub(crate) struct Turn<'a> {
+    pub s: &'a mut Snapshot,
+    pub policy: &'a Policy,
+    pub now: Time,
+    pub due: BTreeSet<Key>,
+    actions: Vec<Chosen>,
+}
+
+impl<'a> Turn<'a> {
+    fn begin(s: &'a mut Snapshot, policy: &'a Policy, now: Time) -> Self {
+        // Time never runs backwards for the rules, whatever the clock does.
+        let now = s.now.max(now);
+        s.now = now;
+        s.adopt_caps(policy);
+        let due = s.take_due(now);
+        Self { s, policy, now, due, actions: Vec::new() }
+    }
+
+    /// Takes what the rules made due; whether there is any.
+    fn again(&mut self) -> bool {
+        self.due = self.s.take_due(self.now);
+        !self.due.is_empty()
+    }
+
+    fn end(self) -> Decision {
+        Decision { actions: self.actions, wake_at: self.s.next_due() }
+    }
+
+    /// Chooses an action and notes it as under way.
+    pub fn act(&mut self, flight: Flight, action: Action, reason: Reason) {
+        let id = self.s.begin(flight);
+        self.actions.push(Chosen { id, action, reason });
+    }
+
+    /// The names that are due, in order.
+    pub fn due_names(&self) -> Vec<WorkerName> {
+        self.due.iter().filter_map(|key| if let Key::Name(name) = key { Some(name.clone()) } else { None }).collect()
+    }
+}

@@ -1,0 +1,243 @@
+//! Why one job is waiting, and its place in the queue: not acting is explained too.
+
+use alloc::{
+    string::{String, ToString},
+    sync::Arc,
+    vec::Vec,
+};
+use core::fmt;
+
+use crate::{
+    decision::JobFailure,
+    facts::Status,
+    governor::Use,
+    ids::{InstallationId, JobId, Pool, Time, WorkerName},
+    policy::Policy,
+    snapshot::{Group, JobEntry, Snapshot, Stage},
+};
+
+/// What a job waits for. The first that applies, in the order the rules would find it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WaitingOn {
+    /// Not a pending or running job as far as is known.
+    Nothing,
+    /// It runs; on this runner if that is known.
+    Running {
+        /// The runner's name.
+        runner: Option<Arc<str>>,
+    },
+    /// Views that decisions need are not complete yet.
+    Views {
+        /// Which: "jobs and workers", "pods", "nodes".
+        missing: Vec<&'static str>,
+    },
+    /// No delivery has said which installation it belongs to.
+    UnknownInstallation,
+    /// GitHub says that the App is not installed, or is suspended.
+    Installation(JobFailure),
+    /// Workers of its group are free or on their way; it gets the first that GitHub gives it to.
+    Workers {
+        /// They and what each is doing.
+        workers: Vec<(WorkerName, WorkerState)>,
+    },
+    /// Its owner is at its cap.
+    Cap {
+        /// Workers now.
+        active: u32,
+        /// The cap.
+        cap: u32,
+    },
+    /// No node offers a place.
+    Capacity {
+        /// The pool.
+        pool: Pool,
+        /// Places taken.
+        taken: i64,
+        /// Places offered by usable nodes.
+        offered: i64,
+        /// Its place in the pool's line, from 1, counting the jobs that lack a runner.
+        place: u64,
+    },
+    /// GitHub's limits, or GitHub being out of reach, hold provisioning back.
+    GitHub {
+        /// Whose.
+        installation: InstallationId,
+        /// Out of reach since.
+        failing_since: Option<Time>,
+        /// The next attempt; `None`: when a call under way ends.
+        until: Option<Time>,
+    },
+    /// The store refused the last reservation for its group; the next attempt is then.
+    Store {
+        /// When.
+        until: Time,
+    },
+    /// Nothing: a worker is reserved in the next decision.
+    NextDecision,
+}
+
+/// What a worker that a job waits for is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WorkerState {
+    /// Being reserved, or waiting for its JIT configuration, pod or Secret.
+    Provisioning,
+    /// Its pod is pending.
+    Starting,
+    /// Its runner is up but not yet registered.
+    Registering,
+    /// Online and free.
+    Idle,
+    /// Being taken away.
+    Leaving,
+}
+
+/// One job's explanation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// The job.
+    pub job: JobId,
+    /// What it waits for.
+    pub waiting_on: WaitingOn,
+}
+
+/// Explains one job as of `now`. Reads only; the cost is that of its group and of its pool's line.
+pub fn explain(snapshot: &Snapshot, policy: &Policy, job: JobId, now: Time) -> Explanation {
+    let waiting_on = match snapshot.jobs.get(&job) {
+        Some(entry) => waiting_on(snapshot, policy, job, entry, now),
+        None => WaitingOn::Nothing,
+    };
+    Explanation { job, waiting_on }
+}
+
+fn waiting_on(s: &Snapshot, policy: &Policy, id: JobId, job: &JobEntry, now: Time) -> WaitingOn {
+    if job.ending {
+        return WaitingOn::Nothing;
+    }
+    if job.status == Status::Running && !job.requeued {
+        return WaitingOn::Running { runner: job.assignment().map(|assignment| assignment.runner.clone()) };
+    }
+    let missing = missing_views(s);
+    if !missing.is_empty() {
+        return WaitingOn::Views { missing };
+    }
+    let group = &s.groups[job.group as usize];
+    let installation = s.scopes.get(&group.key.entity).map_or(job.installation, |scope| scope.scope.installation);
+    if installation.0 == 0 {
+        return WaitingOn::UnknownInstallation;
+    }
+    if let Some(gone) = s.installations.get(&installation).and_then(|entry| entry.gone) {
+        return WaitingOn::Installation(gone.failure);
+    }
+    let position = group.rank((job.created_at, id)) as i64;
+    if position < group.idle() {
+        return WaitingOn::Workers { workers: free_workers(s, group) };
+    }
+    if let Some(owner) = s.owners.get(&group.owner) {
+        let cap = policy.cap(group.owner);
+        if let Some(cap) = cap.filter(|&cap| owner.active >= cap) {
+            return WaitingOn::Cap { active: owner.active, cap };
+        }
+    }
+    let (offered, taken) = s.capacity(&job.place.pool);
+    if taken >= offered {
+        // The group's workers on their way serve its older jobs: what is made next for it is made at an older one's turn.
+        let turn = group.nth(usize::try_from(position - group.idle()).unwrap_or(0));
+        let place = place(s, &job.place.pool, turn.unwrap_or((job.created_at, id)));
+        return WaitingOn::Capacity { pool: job.place.pool.clone(), taken, offered, place };
+    }
+    if group.held.until > now {
+        return WaitingOn::Store { until: group.held.until };
+    }
+    if let Some(entry) = s.installations.get(&installation) {
+        let until = entry.allowance.clone().ready_at(Use::Mint, &policy.governor, now);
+        if until > now || entry.allowance.is_tried() {
+            let until = Some(until).filter(|&until| now < until && until != Time::NEVER);
+            return WaitingOn::GitHub { installation, failing_since: entry.failing_since, until };
+        }
+    }
+    WaitingOn::NextDecision
+}
+
+fn missing_views(s: &Snapshot) -> Vec<&'static str> {
+    let views = [(s.synced_at.is_some(), "jobs and workers"), (s.pods_at.is_some(), "pods"), (s.nodes_known, "nodes")];
+    views.into_iter().filter(|(known, _)| !known).map(|(_, name)| name).collect()
+}
+
+/// A group's workers that no running job names, oldest first.
+fn free_workers(s: &Snapshot, group: &Group) -> Vec<(WorkerName, WorkerState)> {
+    let Some(scope) = s.scopes.get(&group.key.entity) else { return Vec::new() };
+    let mut free: Vec<_> = scope
+        .workers
+        .iter()
+        .filter_map(|name| s.workers.get(name).map(|worker| (name, worker)))
+        .filter(|(name, worker)| worker.is_active() && worker.row.labels == group.key.labels && !s.is_named(name))
+        .map(|(name, worker)| {
+            let state = match (&worker.stage, worker.row.status, worker.registered) {
+                _ if worker.removing.is_some() => WorkerState::Leaving,
+                (Stage::Reserving | Stage::Reserved | Stage::Minted | Stage::PodMade(_), ..) => {
+                    WorkerState::Provisioning
+                }
+                (_, Status::Pending, _) => WorkerState::Starting,
+                (_, _, false) => WorkerState::Registering,
+                (_, _, true) => WorkerState::Idle,
+            };
+            (worker.row.created_at, name.clone(), state)
+        })
+        .collect();
+    free.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    free.into_iter().map(|(_, name, state)| (name, state)).collect()
+}
+
+/// How many jobs in the pool's line come before `key`, plus one. Each wanting group stands there with as many of its
+/// oldest jobs as it lacks runners.
+fn place(s: &Snapshot, name: &Pool, key: (Time, JobId)) -> u64 {
+    let Some(pool) = s.pools.get(name) else { return 1 };
+    let before = |gx: u32| {
+        let group = &s.groups[gx as usize];
+        let want = usize::try_from(group.want()).unwrap_or(0);
+        group.lines.get(name).map_or(0, |line| line.pending.rank(key).min(want) as u64)
+    };
+    1 + pool.queue.iter().take_while(|&&(at, id, _)| (at, id) < key).map(|&(_, _, gx)| before(gx)).sum::<u64>()
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WorkerState::Provisioning => "being provisioned",
+            WorkerState::Starting => "its pod is starting",
+            WorkerState::Registering => "registering",
+            WorkerState::Idle => "idle",
+            WorkerState::Leaving => "being removed",
+        })
+    }
+}
+
+impl fmt::Display for WaitingOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitingOn::Nothing => f.write_str("not waiting: it is neither pending nor running"),
+            WaitingOn::Running { runner: Some(runner) } => write!(f, "running on {runner}"),
+            WaitingOn::Running { runner: None } => f.write_str("running"),
+            WaitingOn::Views { missing } => write!(f, "the scheduler is still reading {}", missing.join(", ")),
+            WaitingOn::UnknownInstallation => f.write_str("no delivery has said which App installation it belongs to"),
+            WaitingOn::Installation(failure) => write!(f, "GitHub says: {failure}"),
+            WaitingOn::Workers { workers } => {
+                let list: Vec<String> =
+                    workers.iter().map(|(name, state)| alloc::format!("{name} ({state})")).collect();
+                write!(f, "demand is met by {}", if list.is_empty() { "a worker".to_string() } else { list.join(", ") })
+            }
+            WaitingOn::Cap { active, cap } => write!(f, "its owner is at its cap: {active} of {cap} workers"),
+            WaitingOn::Capacity { pool, taken, offered, place } => {
+                write!(f, "pool {pool} is full: {taken} of {offered} places; number {place} in line")
+            }
+            WaitingOn::GitHub { installation, failing_since: Some(_), .. } => {
+                write!(f, "GitHub cannot be reached for installation {installation}")
+            }
+            WaitingOn::GitHub { installation, failing_since: None, .. } => {
+                write!(f, "GitHub's limits for installation {installation}")
+            }
+            WaitingOn::Store { .. } => f.write_str("the store refused the last reservation; it is tried again shortly"),
+            WaitingOn::NextDecision => f.write_str("a worker is reserved for it next"),
+        }
+    }
+}

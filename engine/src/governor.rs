@@ -1,0 +1,304 @@
+//! What one installation may still be asked, and when (S14).
+//!
+//! GitHub limits an installation in two ways: calls an hour (5,000 or more, told in every response) and points a minute
+//! (900; a read is 1, a write 5). Both are kept here, with the shares that the policy gives to polls and listings.
+
+use alloc::collections::VecDeque;
+
+use crate::{
+    facts::{Budget, GitHubError},
+    ids::{Span, Time},
+    policy::{Governor, Timeouts},
+};
+
+/// GitHub's points a minute and installation.
+const GITHUB_POINTS: u32 = 900;
+/// What is used of them: some are left for tokens and runner groups, which adapters ask for unseen, and for listings that
+/// turn out longer than was known.
+const POINTS_PER_MINUTE: u32 = GITHUB_POINTS - 20;
+/// The minute as GitHub may see it: calls take up to a second longer or shorter on their way.
+const WINDOW: Span = Span::secs(61);
+/// A read costs one point.
+const READ_POINTS: u32 = 1;
+/// A write costs five.
+const WRITE_POINTS: u32 = 5;
+/// The most calls a share may save up: enough for a few pages at once, too few for a burst that trips a limit (L7).
+const SHARE_BURST: i64 = 30;
+
+/// Growing pauses after failures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backoff {
+    /// Failures in a row.
+    pub failures: u32,
+    /// Nothing before then.
+    pub until: Time,
+}
+
+impl Backoff {
+    /// Notes a failure at `now`.
+    pub fn fail(&mut self, now: Time, timeouts: &Timeouts) {
+        let doubled = timeouts.backoff.0.saturating_mul(1 << self.failures.min(16));
+        self.until = now + Span(doubled.min(timeouts.backoff_max.0));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Notes a success.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// One call, in the unit of a share's level: what a share of one call an hour gains in an hour of milliseconds. No
+/// gain is too small to count, however often it is added.
+const CALL: i64 = Span::hours(1).0;
+
+/// A share of the hourly limit, as a bucket that fills evenly. Counts in parts of a [`CALL`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Share {
+    level: i64,
+    filled_at: Option<Time>,
+}
+
+impl Share {
+    fn fill(&mut self, per_hour: i64, now: Time) {
+        let elapsed = self.filled_at.map_or(0, |at| now.since(at).0).min(Span::hours(1).0);
+        self.level = (self.level + elapsed * per_hour).min(SHARE_BURST * CALL);
+        self.filled_at = Some(now);
+    }
+
+    /// When `calls` can be afforded.
+    fn ready_at(&self, calls: i64, per_hour: i64, now: Time) -> Time {
+        // A listing may cost more than the bucket holds: it waits for a full one and leaves a debt.
+        let lack = (calls.min(SHARE_BURST) * CALL - self.level).max(0);
+        if per_hour <= 0 {
+            return Time::NEVER;
+        }
+        now + Span(lack.div_euclid(per_hour) + i64::from(lack.rem_euclid(per_hour) > 0))
+    }
+}
+
+/// What a call is for; each use has its own share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// A poll of one job: one read.
+    Poll,
+    /// A listing, of as many pages as the last one of that scope.
+    List {
+        /// Pages.
+        pages: u32,
+    },
+    /// A JIT configuration: one write.
+    Mint,
+    /// Deleting a runner: one write.
+    Delete,
+    /// Repeating a webhook delivery: one write.
+    Redeliver,
+}
+
+/// One installation's standing with GitHub.
+#[derive(Clone, Debug)]
+pub struct Allowance {
+    budget: Option<Budget>,
+    /// Nothing at all before then: GitHub said so, or it does not answer.
+    pub blocked: Backoff,
+    /// Refusals in a row that did not say until when.
+    untold: u32,
+    points: VecDeque<(Time, u32)>,
+    points_sum: u32,
+    polls: Share,
+    lists: Share,
+    /// Calls under way.
+    pub in_flight: u32,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        let full = Share { level: SHARE_BURST * CALL, filled_at: None };
+        Self {
+            budget: None,
+            blocked: Backoff::default(),
+            untold: 0,
+            points: VecDeque::new(),
+            points_sum: 0,
+            polls: full,
+            lists: full,
+            in_flight: 0,
+        }
+    }
+}
+
+impl Allowance {
+    fn limit(&self, governor: &Governor) -> i64 {
+        i64::from(self.budget.map_or(governor.assumed_limit, |budget| budget.limit))
+    }
+
+    /// When a call for `usage` may be made: now or later. [`Time::NEVER`] when only an outcome can change the answer.
+    pub fn ready_at(&mut self, usage: Use, governor: &Governor, now: Time) -> Time {
+        // After a refusal that did not say until when, one call tries whether it is over, so that what has waited does
+        // not trip the limit again (L7).
+        let at_once = if self.is_tried() { 1 } else { governor.in_flight };
+        if self.in_flight >= at_once {
+            return Time::NEVER;
+        }
+        if now < self.blocked.until {
+            return self.blocked.until;
+        }
+        self.renew(now);
+        let limit = self.limit(governor);
+        let (points, floor, share) = match usage {
+            Use::Poll => {
+                let rate = limit * i64::from(governor.poll_percent) / 100;
+                self.polls.fill(rate, now);
+                (READ_POINTS, governor.reserve_percent, self.polls.ready_at(1, rate, now))
+            }
+            Use::List { pages } => {
+                let rate = limit * i64::from(governor.list_percent) / 100;
+                self.lists.fill(rate, now);
+                let pages = pages.max(1);
+                (READ_POINTS * pages, governor.reserve_percent, self.lists.ready_at(i64::from(pages), rate, now))
+            }
+            Use::Mint => (mint_points(governor), 0, now),
+            Use::Delete | Use::Redeliver => (WRITE_POINTS, 0, now),
+        };
+        let hourly = match self.budget {
+            Some(b) if i64::from(b.remaining) <= limit * i64::from(floor) / 100 && now < b.reset_at => b.reset_at,
+            Some(_) | None => now,
+        };
+        share.max(hourly).max(self.points_at(points, now))
+    }
+
+    /// Whether a refusal that did not say until when may still hold: the next call tries.
+    pub fn is_tried(&self) -> bool {
+        self.untold > 0
+    }
+
+    /// Whether a call may be made now.
+    pub fn is_ready(&mut self, usage: Use, governor: &Governor, now: Time) -> bool {
+        self.ready_at(usage, governor, now) <= now
+    }
+
+    /// Notes that a call is made now.
+    pub fn spend(&mut self, usage: Use, governor: &Governor, now: Time) {
+        let (points, calls) = match usage {
+            Use::Poll => {
+                self.polls.level -= CALL;
+                (READ_POINTS, 1)
+            }
+            Use::List { pages } => {
+                let pages = pages.max(1);
+                self.lists.level -= i64::from(pages) * CALL;
+                (READ_POINTS * pages, pages)
+            }
+            Use::Mint => (mint_points(governor), 1),
+            Use::Delete | Use::Redeliver => (WRITE_POINTS, 1),
+        };
+        self.points.push_back((now, points));
+        self.points_sum += points;
+        self.in_flight += 1;
+        if let Some(budget) = &mut self.budget {
+            budget.remaining = budget.remaining.saturating_sub(calls);
+        }
+    }
+
+    /// When a JIT call that was paid for at `paid_at`, with its place among the calls under way, may be made. If that is
+    /// now, its points are spent now instead of then: what GitHub counts is when the call is made.
+    pub fn claim(&mut self, paid_at: Time, governor: &Governor, now: Time) -> Time {
+        if now < self.blocked.until {
+            return self.blocked.until;
+        }
+        self.renew(now);
+        let points = mint_points(governor);
+        if let Some(paid) = self.points.iter().position(|&entry| entry == (paid_at, points)) {
+            self.points.remove(paid);
+            self.points_sum -= points;
+        }
+        let at = self.points_at(points, now);
+        if at <= now {
+            self.points.push_back((now, points));
+            self.points_sum += points;
+        }
+        at
+    }
+
+    /// Notes an answer: what is left of the hour, and whether GitHub wants a pause.
+    pub fn answered(&mut self, error: Option<&GitHubError>, budget: Option<Budget>, now: Time, timeouts: &Timeouts) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(told) = budget {
+            // Answers overtake each other: within one hour's window the lower figure is the later one.
+            self.budget = Some(match self.budget {
+                Some(known) if known.reset_at == told.reset_at => {
+                    Budget { remaining: known.remaining.min(told.remaining), ..told }
+                }
+                Some(known) if known.reset_at > told.reset_at && now < known.reset_at => known,
+                Some(_) | None => told,
+            });
+        }
+        match error {
+            Some(GitHubError::RateLimited { until }) => {
+                // GitHub's advice where it gives none: at least a minute, then exponentially longer.
+                // One failure per pause: the answers of a burst that was under way count once.
+                let minute = now + Span(Span::mins(1).0 << self.untold.min(5));
+                let fresh = now >= self.blocked.until;
+                self.untold = self.untold.saturating_add(u32::from(fresh && until.is_none()));
+                let until = until.map(|until| until.max(now + Span::secs(1))).or(fresh.then_some(minute));
+                self.blocked.until = until.map_or(self.blocked.until, |until| until.max(self.blocked.until));
+                self.blocked.failures = self.blocked.failures.saturating_add(u32::from(fresh));
+            }
+            Some(
+                GitHubError::Unavailable { .. } | GitHubError::InstallationGone | GitHubError::InstallationSuspended,
+            ) => {
+                // One failure per pause: a burst that was under way when GitHub went away counts once.
+                if now >= self.blocked.until {
+                    self.blocked.fail(now, timeouts);
+                }
+            }
+            Some(
+                GitHubError::NotFound | GitHubError::NameTaken | GitHubError::RunnerBusy | GitHubError::Refused { .. },
+            )
+            | None => {
+                if now >= self.blocked.until {
+                    self.blocked.clear();
+                    self.untold = 0;
+                }
+            }
+        }
+    }
+
+    fn renew(&mut self, now: Time) {
+        if let Some(budget) = &mut self.budget
+            && now >= budget.reset_at
+        {
+            budget.remaining = budget.limit;
+            // The next answer tells when the new hour ends.
+            budget.reset_at = Time::ZERO;
+        }
+        while let Some(&(at, points)) = self.points.front() {
+            if now.since(at) < WINDOW {
+                break;
+            }
+            self.points.pop_front();
+            self.points_sum -= points;
+        }
+    }
+
+    fn points_at(&self, points: u32, now: Time) -> Time {
+        // A call that weighs more than a whole minute waits for an empty one.
+        let points = points.min(POINTS_PER_MINUTE);
+        let mut sum = self.points_sum;
+        if sum + points <= POINTS_PER_MINUTE {
+            return now;
+        }
+        for &(at, spent) in &self.points {
+            sum -= spent;
+            if sum + points <= POINTS_PER_MINUTE {
+                return at + WINDOW;
+            }
+        }
+        now
+    }
+}
+
+/// What one JIT call weighs, so that `jit_per_minute` of them fill a minute; nothing where the limit is switched off.
+fn mint_points(governor: &Governor) -> u32 {
+    GITHUB_POINTS / governor.jit_per_minute.max(1)
+}

@@ -1,0 +1,294 @@
+//! Newtypes for every identifier and for time.
+//!
+//! Identifiers that GitHub or Kubernetes hand out are never computed with, only compared.
+
+use alloc::sync::Arc;
+use core::fmt;
+
+macro_rules! number_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub struct $name(pub i64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub struct $name(pub Arc<str>);
+
+        impl $name {
+            /// The text itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(Arc::from(text))
+            }
+        }
+
+        impl From<alloc::string::String> for $name {
+            fn from(text: alloc::string::String) -> Self {
+                Self(Arc::from(text))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+number_id!(
+    /// A GitHub workflow job's id; positive. A re-run is a new id.
+    JobId
+);
+number_id!(
+    /// What runners are registered to: the organisation's id, or for a personal account the repository's.
+    EntityId
+);
+number_id!(
+    /// The account that owns the repository: an organisation's or a user's id. Caps are per owner.
+    OwnerId
+);
+number_id!(
+    /// A GitHub App installation; 0 stands for "the delivery did not say".
+    InstallationId
+);
+number_id!(
+    /// A self-hosted runner's id within GitHub.
+    RunnerId
+);
+number_id!(
+    /// The number of a leadership term. It only grows; every write names the one it was made under.
+    Epoch
+);
+
+text_id!(
+    /// A worker's name: its row's key, its pod's name and its runner's name.
+    WorkerName
+);
+text_id!(
+    /// A pod's uid: the same name with another uid is another pod.
+    PodUid
+);
+text_id!(
+    /// A Kubernetes node's name.
+    NodeName
+);
+text_id!(
+    /// A kind of board, the value of a node's `riseproject.dev/board` label.
+    Pool
+);
+text_id!(
+    /// The operating system of a runner, such as `ubuntu-24.04`; the adapter turns it into an image reference.
+    Image
+);
+
+/// A point in time: milliseconds since 1970-01-01T00:00:00Z. Always passed in, never read from a clock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Time(pub i64);
+
+/// A length of time in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Span(pub i64);
+
+impl Time {
+    /// The beginning of time: due at once.
+    pub const ZERO: Time = Time(0);
+    /// Later than anything that happens.
+    pub const NEVER: Time = Time(i64::MAX);
+
+    /// How long ago `earlier` was; zero when it lies in the future (clocks differ).
+    pub fn since(self, earlier: Time) -> Span {
+        Span(self.0.saturating_sub(earlier.0).max(0))
+    }
+}
+
+impl Span {
+    /// No time at all.
+    pub const ZERO: Span = Span(0);
+
+    /// `n` seconds.
+    pub const fn secs(n: i64) -> Span {
+        Span(n.saturating_mul(1000))
+    }
+
+    /// `n` minutes.
+    pub const fn mins(n: i64) -> Span {
+        Span::secs(n.saturating_mul(60))
+    }
+
+    /// `n` hours.
+    pub const fn hours(n: i64) -> Span {
+        Span::mins(n.saturating_mul(60))
+    }
+
+    /// Whole seconds, rounded down.
+    pub const fn as_secs(self) -> i64 {
+        self.0 / 1000
+    }
+}
+
+impl core::ops::Add<Span> for Time {
+    type Output = Time;
+    fn add(self, span: Span) -> Time {
+        Time(self.0.saturating_add(span.0))
+    }
+}
+
+impl core::ops::Sub<Span> for Time {
+    type Output = Time;
+    fn sub(self, span: Span) -> Time {
+        Time(self.0.saturating_sub(span.0))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secs = self.as_secs();
+        match secs {
+            0..120 => write!(f, "{secs}s"),
+            120..7200 => write!(f, "{}m", secs / 60),
+            _ => write!(f, "{}h{:02}m", secs / 3600, secs % 3600 / 60),
+        }
+    }
+}
+
+/// What kind of account owns the repository; it decides where its runners are registered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum EntityType {
+    /// Runners are registered to the organisation, in a runner group.
+    Organization,
+    /// A personal account: runners are registered to one repository.
+    User,
+}
+
+impl EntityType {
+    /// The word GitHub and the store use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EntityType::Organization => "Organization",
+            EntityType::User => "User",
+        }
+    }
+
+    /// Reads GitHub's word; `None` for any other.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "Organization" => Some(EntityType::Organization),
+            "User" => Some(EntityType::User),
+            _ => None,
+        }
+    }
+}
+
+/// Which of the two worlds this process serves. Each touches only its own rows, runners and pods (S17).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Realm {
+    /// Production.
+    Prod,
+    /// Staging.
+    Staging,
+}
+
+impl Realm {
+    /// The Postgres schema, and the word used wherever the realm is named.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Realm::Prod => "prod",
+            Realm::Staging => "staging",
+        }
+    }
+
+    /// What precedes the entity id in a worker's name.
+    pub fn name_prefix(self) -> &'static str {
+        match self {
+            Realm::Prod => "rise-riscv-runner-",
+            Realm::Staging => "rise-riscv-runner-staging-",
+        }
+    }
+}
+
+/// How many random characters end a worker's name.
+pub const NAME_SUFFIX: usize = 9;
+
+impl WorkerName {
+    /// The name `{prefix}{entity}-{suffix}`, its suffix the nine base-36 digits of `draw`.
+    pub fn compose(realm: Realm, entity: EntityId, mut draw: u64) -> Self {
+        const DIGITS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+        let mut suffix = [b'a'; NAME_SUFFIX];
+        for slot in &mut suffix {
+            *slot = DIGITS[(draw % 36) as usize];
+            draw /= 36;
+        }
+        let mut name = alloc::format!("{}{entity}-", realm.name_prefix());
+        name.extend(suffix.iter().map(|&digit| digit as char));
+        Self::from(name)
+    }
+
+    /// The entity in a name of this realm; `None` when the name is not one that this realm makes.
+    ///
+    /// Everything the service deletes must pass here first: what is not ours is never touched.
+    pub fn entity_of(name: &str, realm: Realm) -> Option<EntityId> {
+        let (entity, suffix) = name.strip_prefix(realm.name_prefix())?.split_once('-')?;
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if entity.is_empty() || !entity.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        if suffix.len() != NAME_SUFFIX || !plain(suffix) {
+            return None;
+        }
+        entity.parse().ok().map(EntityId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_belongs_to_the_realm_that_made_it_and_to_no_other() {
+        let prod = WorkerName::compose(Realm::Prod, EntityId(42), 12345);
+        let staging = WorkerName::compose(Realm::Staging, EntityId(42), 12345);
+        assert_eq!(WorkerName::entity_of(prod.as_str(), Realm::Prod), Some(EntityId(42)));
+        assert_eq!(WorkerName::entity_of(prod.as_str(), Realm::Staging), None);
+        assert_eq!(WorkerName::entity_of(staging.as_str(), Realm::Prod), None);
+        assert_eq!(WorkerName::entity_of(staging.as_str(), Realm::Staging), Some(EntityId(42)));
+    }
+
+    #[test]
+    fn foreign_names_are_not_ours() {
+        for name in [
+            "",
+            "rise-riscv-runner-",
+            "rise-riscv-runner-1-short",
+            "my-runner-1-abcdefghi",
+            "rise-riscv-runner-x-abcdefghi",
+            "rise-riscv-runner-1-ABCDEFGHI",
+            "rise-riscv-runner-1-abcdefghij",
+            "rise-riscv-runner-99999999999999999999-abcdefghi",
+        ] {
+            assert_eq!(WorkerName::entity_of(name, Realm::Prod), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_longest_name_fits_githubs_64_characters() {
+        let name = WorkerName::compose(Realm::Staging, EntityId(i64::MAX), u64::MAX);
+        assert!(name.as_str().len() <= 64, "{name}");
+    }
+}

@@ -1,0 +1,118 @@
+//! demand_match: reserve a worker for each pending job that lacks one, oldest first, while caps and nodes allow.
+//!
+//! The specification's loop visits every pending job in FIFO order. This visits only those that get a worker: each
+//! pool keeps its wanting groups, whose owners have room, in a queue by their oldest pending job, and a group that got
+//! one moves on to its next pending job for the rest of the decision.
+
+use alloc::collections::BTreeSet;
+
+use crate::{
+    decide::Turn,
+    decision::{Action, Reason, Write},
+    facts::{Status, Worker},
+    governor::Use,
+    ids::{EntityType, InstallationId, JobId, Time, WorkerName},
+    snapshot::{Flight, Gx, JobEntry, Key, Stage, found},
+};
+
+pub(crate) fn run(turn: &mut Turn<'_>) {
+    for key in turn.due.clone() {
+        if let Key::Group(gx) = key {
+            let group = &mut turn.s.groups[gx as usize];
+            group.throttled = None;
+            let held = group.held.until;
+            turn.s.refresh(gx);
+            if held > turn.now {
+                turn.s.wake(Key::Group(gx), held);
+            }
+        }
+    }
+    // Without a view of nodes, pods and rows there is no telling what fits (S16).
+    if !turn.s.nodes_known || turn.s.pods_at.is_none() || turn.s.synced_at.is_none() {
+        return;
+    }
+    let mut visited = BTreeSet::new();
+    while let Some((at, id, gx)) = oldest(turn) {
+        visited.insert(gx);
+        visit(turn, gx, (at, id));
+        turn.s.refresh(gx);
+    }
+    for gx in visited {
+        for line in turn.s.groups[gx as usize].lines.values_mut() {
+            line.visited = None;
+        }
+        turn.s.refresh(gx);
+    }
+}
+
+/// The oldest pending job that a free place and its owner's cap would serve.
+fn oldest(turn: &Turn<'_>) -> Option<(Time, JobId, Gx)> {
+    turn.s.pools.values().filter(|pool| pool.free() > 0).filter_map(|pool| pool.queue.first()).min().copied()
+}
+
+fn visit(turn: &mut Turn<'_>, gx: Gx, key: (Time, JobId)) {
+    let (now, governor) = (turn.now, turn.policy.governor);
+    // The entity's: a delivery that does not say whose it is, is served as soon as any other of the entity has said.
+    let entity = turn.s.groups[gx as usize].key.entity;
+    let installation = turn.s.scopes.get(&entity).map_or(InstallationId(0), |scope| scope.scope.installation);
+    if installation.0 == 0 {
+        for line in turn.s.groups[gx as usize].lines.values_mut() {
+            line.visited = line.pending.last();
+        }
+        return;
+    }
+    let ready = turn.s.installation(installation).allowance.ready_at(Use::Mint, &governor, now);
+    if ready > now {
+        return throttle(turn, gx, installation, ready);
+    }
+    let Some(job) = turn.s.jobs.get(&key.1).cloned() else { return };
+    if let Some(line) = turn.s.groups[gx as usize].lines.get_mut(&job.place.pool) {
+        line.visited = Some(key);
+    }
+    reserve(turn, key.1, &job, installation);
+}
+
+/// Takes a group out of the queue until its installation's limits allow another runner.
+fn throttle(turn: &mut Turn<'_>, gx: Gx, installation: InstallationId, until: Time) {
+    turn.s.groups[gx as usize].throttled = Some(until);
+    turn.s.installation(installation).throttled.insert(gx);
+    turn.s.wake(Key::Group(gx), until);
+}
+
+fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: InstallationId) {
+    let (now, governor) = (turn.now, turn.policy.governor);
+    let draw = turn.s.draw();
+    let group = &turn.s.groups[job.group as usize];
+    let worker = Worker {
+        name: WorkerName::compose(turn.policy.realm, group.key.entity, draw),
+        entity: group.key.entity,
+        entity_name: group.entity_name.clone(),
+        entity_type: group.entity_type,
+        owner: group.owner,
+        installation,
+        repo: (group.entity_type == EntityType::User).then(|| job.place.repo.clone()),
+        labels: group.key.labels.clone(),
+        pool: job.place.pool.clone(),
+        image: job.place.image.clone(),
+        node: None,
+        status: Status::Pending,
+        failure: None,
+        created_at: now,
+        running_at: None,
+        completed_at: None,
+    };
+    let phantom = group.phantom;
+    let write = Write::Reserve { worker: worker.clone(), cap: turn.policy.cap(worker.owner), phantom };
+    let name = worker.name.clone();
+    let mut entry = found(worker, false);
+    entry.stage = Stage::Reserving;
+    entry.in_flight = true;
+    entry.mint_paid = Some(now);
+    entry.reserve = Some(write.clone());
+    turn.s.installation(installation).allowance.spend(Use::Mint, &governor, now);
+    let scope = entry.row.scope();
+    turn.s.scope_of(scope).workers.insert(name.clone());
+    turn.s.insert_worker(name.clone(), entry);
+    let reason = Reason::Demand { job: id };
+    turn.act(Flight::WorkerWrite(name, write.clone()), Action::Write { write, diagnose: None }, reason);
+}

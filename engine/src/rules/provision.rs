@@ -1,0 +1,122 @@
+//! provision: take each reserved worker through its steps: JIT configuration, pod, Secret.
+//!
+//! Each step is repeated until its outcome is known: a JIT configuration whose answer was lost shows as a taken name,
+//! a pod or a Secret as one that exists. What cannot be finished within the time limit gives its place back.
+
+use super::reconcile_runners::fail;
+use crate::{
+    decide::Turn,
+    decision::{Action, Reason, WorkerFailure},
+    governor::Use,
+    ids::{Time, WorkerName},
+    snapshot::{Flight, Key, Stage},
+};
+
+pub(crate) fn run(turn: &mut Turn<'_>) {
+    for name in turn.due_names() {
+        step(turn, &name);
+    }
+}
+
+fn step(turn: &mut Turn<'_>, name: &WorkerName) {
+    let now = turn.now;
+    let Some(worker) = turn.s.worker(name) else { return };
+    if worker.in_flight || worker.removing.is_some() || !worker.is_active() {
+        return;
+    }
+    let expires = worker.row.created_at + turn.policy.timeouts.jit;
+    let give_up = match worker.stage {
+        Stage::Reserved => WorkerFailure::JitRefused,
+        Stage::Minted | Stage::PodMade(_) => WorkerFailure::PodRefused,
+        Stage::Reserving => WorkerFailure::ProvisioningInterrupted,
+        Stage::Found | Stage::Ready => return,
+    };
+    if now >= expires && worker.stage != Stage::Reserving {
+        if let Some(worker) = turn.s.workers.get_mut(name) {
+            worker.removing = Some(give_up);
+        }
+        return turn.s.touch(Key::Name(name.clone()));
+    }
+    if now < worker.backoff.until {
+        let at = worker.backoff.until;
+        let at = if worker.stage == Stage::Reserving { at } else { at.min(expires) };
+        return turn.s.wake(Key::Name(name.clone()), at);
+    }
+    match worker.stage.clone() {
+        Stage::Reserving => reserve_again(turn, name),
+        Stage::Reserved if is_needless(turn, name) => fail(turn, name, WorkerFailure::Surplus, None),
+        Stage::Reserved => mint(turn, name, expires),
+        Stage::Minted => pod(turn, name),
+        Stage::PodMade(uid) => {
+            let action = Action::CreateSecret { worker: name.clone(), pod: uid };
+            begin(turn, name, Flight::CreateSecret(name.clone()), action);
+        }
+        Stage::Found | Stage::Ready => {}
+    }
+}
+
+fn begin(turn: &mut Turn<'_>, name: &WorkerName, flight: Flight, action: Action) {
+    if let Some(worker) = turn.s.workers.get_mut(name) {
+        worker.in_flight = true;
+        worker.touched_at = turn.now;
+    }
+    turn.act(flight, action, Reason::NextStep);
+}
+
+/// The store did not say whether the reservation was made. Asking again is safe: the same row again is done.
+fn reserve_again(turn: &mut Turn<'_>, name: &WorkerName) {
+    let Some(write) = turn.s.workers.get(name).and_then(|worker| worker.reserve.clone()) else { return };
+    let flight = Flight::WorkerWrite(name.clone(), write.clone());
+    begin(turn, name, flight, Action::Write { write, diagnose: None });
+}
+
+/// Its job went away before anything was made for it.
+fn is_needless(turn: &Turn<'_>, name: &WorkerName) -> bool {
+    let Some(worker) = turn.s.worker(name) else { return false };
+    turn.s.group_of_row(&worker.row).is_some_and(|gx| turn.s.groups[gx as usize].want() < 0)
+}
+
+/// Makes the JIT call when the limits allow; `expires` is when the worker is given up instead.
+fn mint(turn: &mut Turn<'_>, name: &WorkerName, expires: Time) {
+    let (now, governor) = (turn.now, turn.policy.governor);
+    let Some(worker) = turn.s.workers.get_mut(name) else { return };
+    let (row, paid) = (worker.row.clone(), worker.mint_paid);
+    let allowance = &mut turn.s.installation(row.installation).allowance;
+    let at = match paid {
+        Some(paid_at) => allowance.claim(paid_at, &governor, now),
+        None => allowance.ready_at(Use::Mint, &governor, now),
+    };
+    if at > now {
+        let at = if at == Time::NEVER { now + turn.policy.timeouts.backoff } else { at };
+        // Its points are given up for now, its place is not: the next attempt must not take another call's for its own.
+        if let Some(worker) = turn.s.workers.get_mut(name).filter(|worker| worker.mint_paid.is_some()) {
+            worker.mint_paid = Some(Time::ZERO);
+        }
+        return turn.s.wake(Key::Name(name.clone()), at.min(expires));
+    }
+    if paid.is_none() {
+        allowance.spend(Use::Mint, &governor, now);
+    }
+    if let Some(worker) = turn.s.workers.get_mut(name) {
+        worker.mint_paid = None;
+    }
+    let flight = Flight::Mint(name.clone(), row.installation);
+    begin(turn, name, flight, Action::MintJit(row));
+}
+
+fn pod(turn: &mut Turn<'_>, name: &WorkerName) {
+    // An earlier create's answer was lost: the pod is there.
+    if let Some(uid) = turn.s.pod(name).map(|pod| pod.fact.uid.clone()) {
+        if let Some(worker) = turn.s.workers.get_mut(name) {
+            worker.stage = Stage::PodMade(uid);
+        }
+        return step(turn, name);
+    }
+    let Some(row) = turn.s.worker(name).map(|worker| worker.row.clone()) else { return };
+    // Nodes have gone since its place was reserved: no pod is made that fits nowhere (S6).
+    if turn.s.pools.get(&row.pool).is_some_and(|pool| pool.free() < 0) {
+        let at = turn.now + turn.policy.timeouts.backoff;
+        return turn.s.wake(Key::Name(name.clone()), at);
+    }
+    begin(turn, name, Flight::CreatePod(name.clone()), Action::CreatePod(row));
+}

@@ -1,0 +1,136 @@
+//! reconcile_jobs: bring job rows in line with what GitHub says of them.
+//!
+//! Webhooks tell almost everything; polls make up for those that were lost. Which job to ask about next is chosen
+//! within the installation's budget: doubtful jobs first, then the one longest not looked at.
+
+use alloc::vec::Vec;
+
+use crate::{
+    decide::Turn,
+    decision::{Action, JobFailure, Reason, Write},
+    facts::{App, JobView, Status},
+    governor::Use,
+    ids::{EntityType, InstallationId, JobId, Span, Time},
+    snapshot::{Finding, Flight, Key},
+};
+
+/// An installation is taken for gone when calls found it so over at least this long: one 404 may be a glitch, and
+/// failing every job of an organisation on a glitch could not be undone.
+const GONE_PROOF: Span = Span::secs(15);
+
+pub(crate) fn run(turn: &mut Turn<'_>) {
+    let due: Vec<Key> = turn.due.iter().filter(|key| matches!(key, Key::Job(_) | Key::Polls(_))).cloned().collect();
+    for key in due {
+        match key {
+            Key::Polls(id) => {
+                fail_jobs_of_gone_installation(turn, id);
+                poll(turn, id);
+            }
+            Key::Job(id) => write_finding(turn, id),
+            Key::Scope(_) | Key::Name(_) | Key::PodList | Key::Deliveries(_) | Key::Group(_) => {}
+        }
+    }
+}
+
+fn write_finding(turn: &mut Turn<'_>, id: JobId) {
+    let now = turn.now;
+    let Some(job) = turn.s.jobs.get(&id) else { return };
+    if job.in_flight {
+        return;
+    }
+    let Some(finding) = job.finding().cloned() else { return };
+    let (write, reason) = match finding {
+        Finding::Failed(failure @ JobFailure::JobNotFound) => {
+            (Write::JobFailed { id, at: now, failure }, Reason::GitHubSays)
+        }
+        Finding::Failed(failure) => (Write::JobFailed { id, at: now, failure }, Reason::Installation(failure)),
+        Finding::View { view: JobView::Completed { assignment, completed_at }, asked_at } => {
+            (Write::JobCompleted { id, assignment, at: completed_at.unwrap_or(asked_at) }, Reason::GitHubSays)
+        }
+        Finding::View { view: JobView::InProgress { assignment }, .. } => {
+            (Write::JobRunning { id, assignment }, Reason::GitHubSays)
+        }
+        Finding::View { view: JobView::Queued, asked_at } => {
+            (Write::JobRequeued { id, at: asked_at }, Reason::GitHubSays)
+        }
+    };
+    let ending = matches!(write, Write::JobCompleted { .. } | Write::JobFailed { .. });
+    turn.s.edit_job(id, |job| {
+        job.in_flight = true;
+        job.ending = ending;
+    });
+    turn.act(Flight::JobWrite(id, write.clone()), Action::Write { write, diagnose: None }, reason);
+}
+
+/// A gone installation's jobs can never be served or looked at: they are failed with that reason. A suspended one's
+/// running jobs may still end by themselves.
+fn fail_jobs_of_gone_installation(turn: &mut Turn<'_>, installation: InstallationId) {
+    let entry = turn.s.installation(installation);
+    let Some(gone) = entry.gone.filter(|gone| gone.last.since(gone.since) >= GONE_PROOF) else { return };
+    let failure = gone.failure;
+    entry.gone = None;
+    let jobs: Vec<JobId> = entry.polls.iter().map(|&(_, _, id)| id).collect();
+    for id in jobs {
+        let Some(job) = turn.s.jobs.get(&id) else { continue };
+        if failure == JobFailure::InstallationSuspended && job.status != Status::Pending {
+            continue;
+        }
+        turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = Some(Finding::Failed(failure))));
+        write_finding(turn, id);
+    }
+}
+
+/// Asks about jobs whose turn it is, while the budget allows.
+fn poll(turn: &mut Turn<'_>, installation: InstallationId) {
+    let (now, governor) = (turn.now, turn.policy.governor);
+    if installation.0 == 0 {
+        return;
+    }
+    loop {
+        let entry = turn.s.installation(installation);
+        let Some(&(_, due, id)) = next_due(&entry.polls, now) else { break };
+        if due > now {
+            turn.s.wake(Key::Polls(installation), due);
+            break;
+        }
+        let at = entry.allowance.ready_at(Use::Poll, &governor, now);
+        if at > now {
+            turn.s.wake(Key::Polls(installation), at);
+            break;
+        }
+        ask(turn, installation, id);
+    }
+}
+
+/// The job to ask about: a doubtful one that is due, else the one longest due, else the one that is due next.
+fn next_due(polls: &alloc::collections::BTreeSet<(bool, Time, JobId)>, now: Time) -> Option<&(bool, Time, JobId)> {
+    let doubtful = polls.first().filter(|(calm, ..)| !calm);
+    let calm = polls.range((true, Time(i64::MIN), JobId(i64::MIN))..).next();
+    match (doubtful, calm) {
+        (Some(doubtful), Some(calm)) if doubtful.1 > now && calm.1 < doubtful.1 => Some(calm),
+        (Some(doubtful), _) => Some(doubtful),
+        (None, calm) => calm,
+    }
+}
+
+fn ask(turn: &mut Turn<'_>, installation: InstallationId, id: JobId) {
+    let (now, governor) = (turn.now, turn.policy.governor);
+    let Some(job) = turn.s.jobs.get(&id) else {
+        turn.s.installation(installation).polls.retain(|&(_, _, known)| known != id);
+        return;
+    };
+    let repo = job.place.repo.clone();
+    let reason = if job.doubtful { Reason::Doubt } else { Reason::Sweep };
+    let app = app_of(turn.s.groups[job.group as usize].entity_type);
+    turn.s.installation(installation).allowance.spend(Use::Poll, &governor, now);
+    turn.s.edit_job(id, |job| job.in_flight = true);
+    turn.act(Flight::Poll(id, installation), Action::PollJob { id, repo, installation, app }, reason);
+}
+
+/// Which App serves an entity.
+pub(crate) fn app_of(entity_type: EntityType) -> App {
+    match entity_type {
+        EntityType::Organization => App::Organization,
+        EntityType::User => App::Personal,
+    }
+}

@@ -1,0 +1,339 @@
+//! Holds every index of a snapshot against the rows it was made from, and every open end against what will close it.
+//!
+//! For tests and simulations: it walks everything. The rules never call it.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::String,
+    sync::Arc,
+    vec::Vec,
+};
+use core::fmt::Debug;
+
+use super::{
+    Flight, Gx, Key, Snapshot, Stage, WorkerEntry,
+    index::{Counts, counts, worker_key},
+};
+use crate::{
+    facts::{App, PodPhase},
+    ids::{EntityId, InstallationId, JobId, OwnerId, Pool, Time, WorkerName},
+};
+
+/// The differences found so far.
+#[derive(Default)]
+struct Found(Vec<String>);
+
+impl Found {
+    fn same<T: PartialEq + Debug>(&mut self, what: impl FnOnce() -> String, kept: T, counted: T) {
+        if kept != counted {
+            self.0.push(format!("{}: kept {kept:?}, counted {counted:?}", what()));
+        }
+    }
+
+    fn hold(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(what());
+        }
+    }
+}
+
+impl Snapshot {
+    /// Recomputes every index and counter from the rows, and looks for whatever waits without anything that would wake
+    /// it. Each difference is one sentence; empty when all agree. Walks everything: for tests and simulations only.
+    pub fn audit(&self) -> Vec<String> {
+        let mut found = Found::default();
+        self.audit_groups(&mut found);
+        self.audit_queues(&mut found);
+        self.audit_owners(&mut found);
+        self.audit_pools(&mut found);
+        self.audit_scopes(&mut found);
+        self.audit_jobs(&mut found);
+        self.audit_flights(&mut found);
+        self.audit_due(&mut found);
+        self.audit_wakes(&mut found);
+        found.0
+    }
+
+    fn active(&self) -> impl Iterator<Item = (&WorkerName, &WorkerEntry)> {
+        self.workers.iter().filter(|(_, worker)| worker.is_active())
+    }
+
+    fn audit_groups(&self, found: &mut Found) {
+        let mut pending: BTreeMap<(Gx, Pool), BTreeSet<(Time, JobId)>> = BTreeMap::new();
+        let mut anonymous: BTreeMap<Gx, u32> = BTreeMap::new();
+        for (id, job) in self.jobs.iter() {
+            match counts(job) {
+                Counts::Pending => {
+                    pending.entry((job.group, job.place.pool.clone())).or_default().insert((job.created_at, *id));
+                }
+                Counts::Anonymous => *anonymous.entry(job.group).or_default() += 1,
+                Counts::On(_) | Counts::Not => {}
+            }
+        }
+        // active, busy, phantom, starting
+        let mut workers: BTreeMap<Gx, [u32; 4]> = BTreeMap::new();
+        for (name, worker) in self.active() {
+            let Some(&gx) = self.group_ix.get(&worker_key(&worker.row)) else {
+                found.0.push(format!("{name} is of no group"));
+                continue;
+            };
+            let named = self.is_named(name);
+            let starting = !named && !worker.phantom && worker.row.status == crate::facts::Status::Pending;
+            let of = workers.entry(gx).or_default();
+            for (count, adds) in of.iter_mut().zip([true, named, !named && worker.phantom, starting]) {
+                *count += u32::from(adds);
+            }
+        }
+        for (i, group) in self.groups.iter().enumerate() {
+            let gx = i as Gx;
+            let name = |what: &str| format!("group {} of entity {}: {what}", group.key.labels, group.key.entity);
+            found.same(|| name("its place in the table"), self.group_ix.get(&group.key), Some(&gx));
+            let lines: BTreeMap<&Pool, Vec<(Time, JobId)>> =
+                group.lines.iter().map(|(pool, line)| (pool, line.pending.iter().collect())).collect();
+            let of_group = pending.iter().filter(|((of, _), _)| *of == gx);
+            let counted = of_group.map(|((_, pool), jobs)| (pool, jobs.iter().copied().collect())).collect();
+            found.same(|| name("pending by pool"), lines, counted);
+            let sizes = (group.lines.values().map(|line| line.pending.iter().count()).sum(), group.waiting());
+            found.same(|| name("how many are pending"), sizes.0, sizes.1);
+            found.same(|| name("anonymous"), group.anonymous, anonymous.get(&gx).copied().unwrap_or(0));
+            let kept = [group.active, group.busy, group.phantom, group.starting];
+            let counted = workers.get(&gx).copied().unwrap_or_default();
+            found.same(|| name("active, busy, phantom, starting"), kept, counted);
+            found.same(|| name("surplus"), group.surplus_since.is_some(), group.want() < 0);
+        }
+        found.same(|| String::from("groups by key"), self.group_ix.len(), self.groups.len());
+    }
+
+    fn audit_queues(&self, found: &mut Found) {
+        let mut queues: BTreeMap<&Pool, BTreeSet<(Time, JobId, Gx)>> = BTreeMap::new();
+        for (i, group) in self.groups.iter().enumerate() {
+            let gx = i as Gx;
+            let room = self.owners.get(&group.owner).is_some_and(super::OwnerState::has_room);
+            let held = group.held.until > self.now || group.throttled.is_some_and(|until| until > self.now);
+            // A pause that is over is noticed by the next decision.
+            let noticed = self.due_at.get(&Key::Group(gx)).is_none_or(|&at| at > self.now);
+            for (pool, line) in &group.lines {
+                let name = || format!("group {} of entity {} in {pool}", group.key.labels, group.key.entity);
+                found.hold(line.visited.is_none(), || format!("{}: a decision left its mark", name()));
+                let ready = group.want() > 0 && room && !held;
+                if noticed {
+                    let key = if ready { line.pending.first() } else { None };
+                    found.same(|| format!("{}: its key in the queue", name()), line.queued, key);
+                }
+                if let Some((at, id)) = line.queued {
+                    queues.entry(pool).or_default().insert((at, id, gx));
+                }
+            }
+            if group.throttled.is_some() {
+                let waits = self.installations.values().any(|entry| entry.throttled.contains(&gx));
+                let due = self.due_at.contains_key(&Key::Group(gx));
+                found.hold(waits || due, || format!("group {gx} is throttled and nothing will release it"));
+            }
+            if group.held.until > self.now {
+                let due = self.due_at.get(&Key::Group(gx)).is_some_and(|&at| at <= group.held.until);
+                found.hold(due, || format!("group {gx} is held and nothing will release it"));
+            }
+        }
+        for (name, pool) in &self.pools {
+            found.same(|| format!("queue of pool {name}"), &pool.queue, queues.get(name).unwrap_or(&BTreeSet::new()));
+        }
+    }
+
+    fn audit_owners(&self, found: &mut Found) {
+        let mut active: BTreeMap<OwnerId, u32> = BTreeMap::new();
+        for (_, worker) in self.active() {
+            *active.entry(worker.row.owner).or_default() += 1;
+        }
+        for (id, owner) in &self.owners {
+            found.same(|| format!("owner {id}: active"), owner.active, active.get(id).copied().unwrap_or(0));
+            let groups = (0..).zip(&self.groups).filter(|(_, group)| group.owner == *id).map(|(gx, _)| gx).collect();
+            found.same(|| format!("owner {id}: groups"), &owner.groups, &groups);
+        }
+    }
+
+    fn audit_pools(&self, found: &mut Found) {
+        // slots, pods, unplaced
+        let mut pools: BTreeMap<&Pool, [i64; 3]> = BTreeMap::new();
+        for node in self.nodes.values().filter(|node| node.usable) {
+            if let Some(pool) = &node.pool {
+                pools.entry(pool).or_default()[0] += i64::from(node.runners);
+            }
+        }
+        for pod in self.pods.values().filter(|pod| !pod.fact.phase.is_ended()) {
+            if let Some(pool) = &pod.fact.pool {
+                pools.entry(pool).or_default()[1] += 1;
+            }
+        }
+        for (_, worker) in self.active().filter(|(name, _)| !self.pods.contains_key(*name)) {
+            pools.entry(&worker.row.pool).or_default()[2] += 1;
+        }
+        for (name, pool) in &self.pools {
+            let kept = [pool.slots, pool.pods, pool.unplaced];
+            let counted = pools.remove(name).unwrap_or_default();
+            found.same(|| format!("pool {name}: slots, pods, unplaced"), kept, counted);
+        }
+        found.hold(pools.is_empty(), || format!("pools nobody knows: {pools:?}"));
+    }
+
+    fn audit_scopes(&self, found: &mut Found) {
+        let mut workers: BTreeMap<EntityId, BTreeSet<WorkerName>> = BTreeMap::new();
+        let mut active: BTreeMap<EntityId, u32> = BTreeMap::new();
+        for (name, worker) in &self.workers {
+            workers.entry(worker.row.entity).or_default().insert(name.clone());
+            *active.entry(worker.row.entity).or_default() += u32::from(worker.is_active());
+        }
+        for (entity, scope) in &self.scopes {
+            found.same(
+                || format!("scope {entity}: workers"),
+                &scope.workers,
+                &workers.remove(entity).unwrap_or_default(),
+            );
+            found.same(|| format!("scope {entity}: active"), scope.active, active.get(entity).copied().unwrap_or(0));
+        }
+        found.hold(workers.is_empty(), || format!("workers of scopes nobody knows: {workers:?}"));
+    }
+
+    fn audit_jobs(&self, found: &mut Found) {
+        let mut runner_jobs: BTreeMap<Arc<str>, BTreeSet<JobId>> = BTreeMap::new();
+        let mut polls: BTreeMap<InstallationId, BTreeSet<(bool, Time, JobId)>> = BTreeMap::new();
+        for (&id, job) in self.jobs.iter() {
+            if let Counts::On(runner) = counts(job) {
+                runner_jobs.entry(runner).or_default().insert(id);
+            }
+            if !job.in_flight && !job.ending {
+                polls.entry(job.installation).or_default().insert((!job.doubtful, job.poll_due, id));
+            }
+            let home = self.installation_of(job.group).unwrap_or(job.installation);
+            found.hold(job.in_flight || job.installation == home, || format!("job {id} is asked about elsewhere"));
+            found.hold(!job.status.is_ended(), || format!("job {id} has ended and is remembered"));
+        }
+        found.same(|| String::from("jobs by runner"), &self.runner_jobs, &runner_jobs);
+        for (id, installation) in &self.installations {
+            let counted = polls.remove(id).unwrap_or_default();
+            found.same(|| format!("installation {id}: polls"), &installation.polls, &counted);
+        }
+        found.hold(polls.is_empty(), || format!("polls of installations nobody knows: {polls:?}"));
+    }
+
+    /// What is marked as under way is, and what is under way is counted.
+    fn audit_flights(&self, found: &mut Found) {
+        let mut calls: BTreeMap<InstallationId, u32> = BTreeMap::new();
+        let mut jobs: BTreeSet<JobId> = BTreeSet::new();
+        let mut names: Vec<&WorkerName> = Vec::new();
+        let mut scopes: Vec<EntityId> = Vec::new();
+        let mut deletions: BTreeSet<(&str, &WorkerName)> = BTreeSet::new();
+        let (mut pods, mut logs, mut repeats): (usize, Vec<App>, Vec<(App, &str)>) = (0, Vec::new(), Vec::new());
+        for flight in self.flights.values() {
+            match flight {
+                Flight::WorkerWrite(name, _) | Flight::CreatePod(name) | Flight::CreateSecret(name) => names.push(name),
+                Flight::Mint(name, at) => {
+                    names.push(name);
+                    *calls.entry(*at).or_default() += 1;
+                }
+                Flight::Poll(id, at) => {
+                    found.hold(jobs.insert(*id), || format!("job {id} has two actions under way"));
+                    *calls.entry(*at).or_default() += 1;
+                }
+                Flight::JobWrite(id, _) => {
+                    found.hold(jobs.insert(*id), || format!("job {id} has two actions under way"));
+                }
+                Flight::List(entity, at) => {
+                    scopes.push(*entity);
+                    *calls.entry(*at).or_default() += 1;
+                }
+                Flight::DeleteRunner(_, name, at) => {
+                    deletions.insert(("runner", name));
+                    *calls.entry(*at).or_default() += 1;
+                }
+                Flight::DeletePod(name) => {
+                    deletions.insert(("pod", name));
+                }
+                Flight::ListPods => pods += 1,
+                Flight::Deliveries(app) => logs.push(*app),
+                Flight::Redeliver(app, guid) => repeats.push((*app, guid)),
+            }
+        }
+        for (name, worker) in &self.workers {
+            let under_way = names.iter().filter(|it| **it == name).count();
+            found.same(|| format!("{name}: actions under way"), usize::from(worker.in_flight), under_way);
+            if worker.mint_paid.is_some() {
+                *calls.entry(worker.row.installation).or_default() += 1;
+            }
+        }
+        for (&id, job) in self.jobs.iter() {
+            found.same(|| format!("job {id}: an action under way"), job.in_flight, jobs.contains(&id));
+        }
+        for (entity, scope) in &self.scopes {
+            let under_way = scopes.iter().filter(|it| *it == entity).count();
+            found.same(|| format!("scope {entity}: listings under way"), usize::from(scope.in_flight), under_way);
+            for (name, _) in scope.runners.iter().filter(|(_, runner)| runner.in_flight) {
+                found.hold(deletions.contains(&("runner", name)), || format!("runner {name} is not being deleted"));
+            }
+        }
+        for (name, _) in self.pods.iter().filter(|(_, pod)| pod.in_flight) {
+            found.hold(deletions.contains(&("pod", name)), || format!("pod {name} is not being deleted"));
+        }
+        for (id, installation) in &self.installations {
+            let counted = calls.remove(id).unwrap_or(0);
+            found.same(|| format!("installation {id}: calls under way"), installation.allowance.in_flight, counted);
+        }
+        found.hold(calls.is_empty(), || format!("calls of installations nobody knows: {calls:?}"));
+        found.same(|| String::from("pod listings under way"), usize::from(self.pods_in_flight), pods);
+        for (app, entry) in &self.apps {
+            let reading = logs.iter().filter(|it| *it == app).count();
+            found.same(|| format!("{app:?}: readings under way"), usize::from(entry.in_flight), reading);
+            let repeating = repeats.iter().filter(|(of, _)| of == app).count();
+            found.same(|| format!("{app:?}: calls under way"), entry.allowance.in_flight as usize, repeating);
+            for (guid, _) in entry.failed.iter().filter(|(_, failed)| failed.in_flight) {
+                found.hold(repeats.contains(&(*app, guid)), || format!("delivery {guid} is not being repeated"));
+            }
+        }
+    }
+
+    fn audit_due(&self, found: &mut Found) {
+        let due: BTreeSet<(Time, Key)> = self.due_at.iter().map(|(key, &at)| (at, key.clone())).collect();
+        found.same(|| String::from("what is due"), &self.due, &due);
+    }
+
+    /// Whatever waits is under way, or falls due.
+    fn audit_wakes(&self, found: &mut Found) {
+        let due = |key: Key| self.due_at.contains_key(&key);
+        found.hold(self.pods_in_flight || due(Key::PodList), || String::from("pods will never be listed again"));
+        for (app, entry) in &self.apps {
+            found.hold(entry.in_flight || due(Key::Deliveries(*app)), || format!("{app:?}: its log is not read again"));
+        }
+        for (id, installation) in self.installations.iter().filter(|(id, _)| id.0 != 0) {
+            let quiet = installation.polls.is_empty() || installation.allowance.in_flight > 0;
+            found.hold(quiet || due(Key::Polls(*id)), || format!("installation {id}: its jobs are not asked about"));
+        }
+        for (entity, scope) in self.scopes.iter().filter(|(_, scope)| scope.scope.installation.0 != 0) {
+            let quiet = scope.active == 0 || scope.in_flight;
+            found.hold(quiet || due(Key::Scope(*entity)), || format!("scope {entity} will not be listed again"));
+        }
+        for (id, job) in self.jobs.iter().filter(|(_, job)| job.finding().is_some()) {
+            found.hold(job.in_flight || due(Key::Job(*id)), || format!("what GitHub said of job {id} is not written"));
+        }
+        for (name, worker) in self.active() {
+            let awake = worker.in_flight || due(Key::Name(name.clone()));
+            found.hold(awake || !self.must_be_looked_at(name, worker), || {
+                format!("{name} ({:?}, removing {:?}) waits and nothing is due", worker.stage, worker.removing)
+            });
+        }
+        for (name, worker) in self.workers.iter().filter(|(_, worker)| worker.row.status.is_ended()) {
+            let leaving = self.pods.get(name).is_some_and(|pod| pod.fact.deleting || pod.in_flight);
+            let awake = worker.in_flight || leaving || due(Key::Name(name.clone()));
+            found.hold(awake, || format!("{name} has ended and will never be forgotten"));
+        }
+    }
+
+    /// Whether nothing but the engine itself moves this worker on.
+    fn must_be_looked_at(&self, name: &WorkerName, worker: &WorkerEntry) -> bool {
+        let provisioning = match worker.stage {
+            Stage::Reserving | Stage::Reserved | Stage::Minted | Stage::PodMade(_) => true,
+            Stage::Found | Stage::Ready => false,
+        };
+        let pending = self.pods.get(name).is_some_and(|pod| pod.fact.phase == PodPhase::Pending);
+        provisioning || worker.removing.is_some() || pending
+    }
+}

@@ -1,0 +1,444 @@
+//! All that is known, with the indexes that `decide` needs, kept current by [`Change`](crate::facts::Change)s.
+//!
+//! A snapshot also holds what the engine has set in motion: which actions are under way, and for whom. `decide` notes
+//! its own actions here, so that deciding twice chooses nothing twice; every action's outcome comes back as a change.
+//!
+//! Cost: a change costs a few look-ups; nothing here ever walks all jobs.
+
+mod apply;
+mod audit;
+mod fifo;
+mod index;
+mod outcome;
+mod query;
+mod table;
+
+use alloc::{
+    boxed::Box,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+pub(crate) use apply::found;
+pub use index::{Group, GroupKey, OwnerState, PoolState};
+pub(crate) use outcome::MAX_FAILED;
+
+use crate::{
+    decision::{JobFailure, WorkerFailure, Write},
+    facts::{App, Assignment, Delivery, JobView, Node, Pod, RunnerScope, Status, Worker},
+    governor::{Allowance, Backoff},
+    ids::{EntityId, Image, InstallationId, JobId, NodeName, OwnerId, PodUid, Pool, Realm, RunnerId, Time, WorkerName},
+    policy::{Governor, Policy, Timeouts},
+};
+
+/// A group's place in the table of groups.
+pub(crate) type Gx = u32;
+
+/// What may fall due.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Key {
+    /// A job that a poll, or its installation's end, said something about.
+    Job(JobId),
+    /// An installation with polls waiting.
+    Polls(InstallationId),
+    /// An entity's listing of runners, and what the last one showed.
+    Scope(EntityId),
+    /// Whatever goes by this name: a worker, a pod, or both.
+    Name(WorkerName),
+    /// The full listing of pods.
+    PodList,
+    /// An App's delivery log.
+    Deliveries(App),
+    /// A group held back after a refused reservation, or for want of budget.
+    Group(Gx),
+}
+
+/// One job that is pending or running.
+#[derive(Clone, Debug)]
+pub(crate) struct JobEntry {
+    pub group: Gx,
+    pub status: Status,
+    pub requeued: bool,
+    /// An ending write is under way: no demand any more.
+    pub ending: bool,
+    pub doubtful: bool,
+    /// A poll or a write is under way.
+    pub in_flight: bool,
+    pub created_at: Time,
+    pub installation: InstallationId,
+    pub place: Arc<JobPlace>,
+    pub poll_due: Time,
+    /// The last poll's time; [`NEVER_POLLED`] before the first.
+    polled: Time,
+    /// What most jobs, which wait for a runner and nothing else, have nothing of.
+    rest: Option<Box<JobRest>>,
+}
+
+/// Before any time that is told.
+const NEVER_POLLED: Time = Time(i64::MIN);
+
+/// Where a job is from and where it is to run: one for all jobs of a group that agree.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct JobPlace {
+    pub repo: Arc<str>,
+    /// The boards and the operating system that its label rule names.
+    pub pool: Pool,
+    pub image: Image,
+}
+
+/// The rarer part of a job.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct JobRest {
+    pub assignment: Option<Assignment>,
+    pub requeued_at: Option<Time>,
+    /// What GitHub said and the row does not say yet.
+    pub finding: Option<Finding>,
+}
+
+impl JobEntry {
+    pub fn assignment(&self) -> Option<&Assignment> {
+        self.rest.as_ref()?.assignment.as_ref()
+    }
+
+    pub fn requeued_at(&self) -> Option<Time> {
+        self.rest.as_ref()?.requeued_at
+    }
+
+    pub fn finding(&self) -> Option<&Finding> {
+        self.rest.as_ref()?.finding.as_ref()
+    }
+
+    pub fn polled_at(&self) -> Option<Time> {
+        Some(self.polled).filter(|&at| at != NEVER_POLLED)
+    }
+
+    /// Changes the rarer part, which takes no memory while there is nothing in it.
+    pub fn edit_rest(&mut self, edit: impl FnOnce(&mut JobRest)) {
+        let mut rest = self.rest.take().unwrap_or_default();
+        edit(&mut rest);
+        self.rest = Some(rest).filter(|rest| **rest != JobRest::default());
+    }
+}
+
+/// What must be written about a job.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Finding {
+    View { view: JobView, asked_at: Time },
+    Failed(JobFailure),
+}
+
+/// How far this leader has brought a worker's provisioning.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Read from the store: another leader, or this one before a restart, made it.
+    Found,
+    /// The reservation is being written.
+    Reserving,
+    /// The row is committed; no JIT configuration yet.
+    Reserved,
+    /// The JIT configuration is in the adapter's hands.
+    Minted,
+    /// The pod exists; its Secret does not yet.
+    PodMade(PodUid),
+    /// Nothing left to provision.
+    Ready,
+}
+
+/// One worker, ended or not.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerEntry {
+    pub row: Worker,
+    pub stage: Stage,
+    /// An action on this worker is under way.
+    pub in_flight: bool,
+    /// When its reservation took a JIT call's worth of its installation's limits; until the call is made.
+    pub mint_paid: Option<Time>,
+    /// Its ending is being written without a look at its pod first: it is no supply any more.
+    pub ending: bool,
+    /// The reservation that is being written, for repeating it.
+    pub reserve: Option<Write>,
+    pub backoff: Backoff,
+    /// When this leader last changed something in the cluster for it: older views say nothing about it.
+    pub touched_at: Time,
+    /// A job has named it, or GitHub has shown it online.
+    pub registered: bool,
+    /// GitHub has confirmed, as of then, that no runner entry exists.
+    pub runner_gone_at: Option<Time>,
+    /// Asked at: the first of the latest unbroken row of listings that show it offline or not at all.
+    pub offline_since: Option<Time>,
+    /// Asked at: the first of the latest unbroken row of listings that show it idle.
+    pub idle_since: Option<Time>,
+    /// Asked at: the first of the latest unbroken row of listings that show it busy.
+    pub busy_since: Option<Time>,
+    /// Its removal has begun, for this reason.
+    pub removing: Option<WorkerFailure>,
+    /// Busy for long with a job nobody has named.
+    pub phantom: bool,
+}
+
+impl WorkerEntry {
+    /// Whether it is supply: pending or running, and not being ended.
+    pub fn is_active(&self) -> bool {
+        !self.row.status.is_ended() && !self.ending
+    }
+}
+
+/// A pod in view.
+#[derive(Clone, Debug)]
+pub(crate) struct PodEntry {
+    pub fact: Pod,
+    /// When the engine first heard of it.
+    pub seen_at: Time,
+    /// When the engine first saw it in this phase: how long that has lasted is told by one clock alone, however far the
+    /// cluster's is off.
+    pub phase_seen_at: Time,
+    /// A deletion is under way.
+    pub in_flight: bool,
+    pub backoff: Backoff,
+}
+
+/// A runner in the last listing.
+#[derive(Clone, Debug)]
+pub(crate) struct RunnerEntry {
+    pub id: RunnerId,
+    pub online: bool,
+    pub busy: bool,
+    /// Asked at: the first listing that showed it.
+    pub seen_at: Time,
+    pub in_flight: bool,
+    pub backoff: Backoff,
+}
+
+/// One entity's registered runners.
+#[derive(Clone, Debug)]
+pub(crate) struct ScopeEntry {
+    pub scope: RunnerScope,
+    /// Ours, by name.
+    pub runners: BTreeMap<WorkerName, RunnerEntry>,
+    /// When the last complete listing was asked for.
+    pub listed_at: Option<Time>,
+    /// Pages of that listing.
+    pub pages: u32,
+    pub in_flight: bool,
+    pub backoff: Backoff,
+    /// A rule needs a listing asked for at or after this.
+    pub wanted: Option<Time>,
+    /// Workers of this entity that are pending or running.
+    pub active: u32,
+    /// Workers of this entity, ended ones too.
+    pub workers: BTreeSet<WorkerName>,
+    /// Its installation was gone at the last attempt, and at every one since then.
+    pub gone: Option<Time>,
+}
+
+impl ScopeEntry {
+    /// Asks for a listing asked for at or after `moment`. The earliest wish is kept: whoever wished for a later one is
+    /// looked at when the listing is there, and wishes again.
+    pub fn want(&mut self, moment: Time) {
+        self.wanted = Some(self.wanted.map_or(moment, |known| known.min(moment)));
+    }
+}
+
+/// One installation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InstallationEntry {
+    pub allowance: Allowance,
+    /// Active jobs by when they should be polled: doubtful ones first.
+    pub polls: BTreeSet<(bool, Time, JobId)>,
+    /// Calls in a row that found the installation gone.
+    pub gone: Option<Gone>,
+    /// Unreachable since.
+    pub failing_since: Option<Time>,
+    /// Groups that wait for its limits.
+    pub throttled: BTreeSet<Gx>,
+}
+
+/// Calls in a row that found an installation gone or suspended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Gone {
+    pub failure: JobFailure,
+    /// When the first of them ended.
+    pub since: Time,
+    /// When the last of them ended.
+    pub last: Time,
+}
+
+/// What an action under way is about.
+#[derive(Clone, Debug)]
+pub(crate) enum Flight {
+    WorkerWrite(WorkerName, Write),
+    JobWrite(JobId, Write),
+    Poll(JobId, InstallationId),
+    List(EntityId, InstallationId),
+    Mint(WorkerName, InstallationId),
+    CreatePod(WorkerName),
+    CreateSecret(WorkerName),
+    DeleteRunner(EntityId, WorkerName, InstallationId),
+    DeletePod(WorkerName),
+    ListPods,
+    Deliveries(App),
+    /// By its GUID: while the call is under way the log may show a newer attempt.
+    Redeliver(App, Arc<str>),
+}
+
+/// One App's delivery log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AppEntry {
+    pub in_flight: bool,
+    pub backoff: Backoff,
+    /// What the App itself may still be asked: repeating deliveries is no installation's call.
+    pub allowance: Allowance,
+    /// When the log was last asked for.
+    pub read_at: Option<Time>,
+    /// Read up to here, by the deliveries' own times.
+    pub read_to: Option<Time>,
+    /// Failed deliveries still to be repeated, by GUID: the attempt to repeat, when it was, and how often we tried.
+    pub failed: BTreeMap<Arc<str>, Failed>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    pub delivery: Delivery,
+    pub since: Time,
+    pub tries: u32,
+    pub not_before: Time,
+    pub in_flight: bool,
+}
+
+/// All that is known and under way.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(crate) realm: Realm,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) governor: Governor,
+    draws: u64,
+    next_action: u64,
+    pub(crate) now: Time,
+    pub(crate) flights: BTreeMap<u64, Flight>,
+    pub(crate) jobs: table::Table<JobEntry>,
+    pub(crate) workers: BTreeMap<WorkerName, WorkerEntry>,
+    /// How many of them are pending or running.
+    pub(crate) active_workers: u32,
+    pub(crate) pods: BTreeMap<WorkerName, PodEntry>,
+    pub(crate) nodes: BTreeMap<NodeName, Node>,
+    pub(crate) scopes: BTreeMap<EntityId, ScopeEntry>,
+    pub(crate) installations: BTreeMap<InstallationId, InstallationEntry>,
+    pub(crate) apps: BTreeMap<App, AppEntry>,
+    pub(crate) groups: alloc::vec::Vec<Group>,
+    pub(crate) group_ix: BTreeMap<GroupKey, Gx>,
+    pub(crate) owners: BTreeMap<OwnerId, OwnerState>,
+    /// Owners whose cap has not been read from the policy yet.
+    pub(crate) new_owners: BTreeSet<OwnerId>,
+    pub(crate) pools: BTreeMap<Pool, PoolState>,
+    /// Running jobs by the runner they name.
+    pub(crate) runner_jobs: BTreeMap<Arc<str>, BTreeSet<JobId>>,
+    due: BTreeSet<(Time, Key)>,
+    due_at: BTreeMap<Key, Time>,
+    /// The store has been read once in full, and when the last reading began.
+    pub(crate) synced_at: Option<Time>,
+    /// When the last full pod listing was asked for.
+    pub(crate) pods_at: Option<Time>,
+    pub(crate) pods_in_flight: bool,
+    pub(crate) pods_backoff: Backoff,
+    /// All nodes are known.
+    pub(crate) nodes_known: bool,
+}
+
+impl Snapshot {
+    /// Nothing known. `seed` draws worker names: give each leader its own.
+    pub fn new(seed: u64, policy: &Policy) -> Self {
+        let mut snapshot = Self {
+            realm: policy.realm,
+            timeouts: policy.timeouts,
+            governor: policy.governor,
+            draws: seed,
+            next_action: 0,
+            now: Time::ZERO,
+            flights: BTreeMap::new(),
+            jobs: table::Table::default(),
+            workers: BTreeMap::new(),
+            active_workers: 0,
+            pods: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            scopes: BTreeMap::new(),
+            installations: BTreeMap::new(),
+            apps: BTreeMap::new(),
+            groups: alloc::vec::Vec::new(),
+            group_ix: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            new_owners: BTreeSet::new(),
+            pools: BTreeMap::new(),
+            runner_jobs: BTreeMap::new(),
+            due: BTreeSet::new(),
+            due_at: BTreeMap::new(),
+            synced_at: None,
+            pods_at: None,
+            pods_in_flight: false,
+            pods_backoff: Backoff::default(),
+            nodes_known: false,
+        };
+        for app in [App::Organization, App::Personal] {
+            snapshot.apps.insert(app, AppEntry::default());
+            snapshot.touch(Key::Deliveries(app));
+        }
+        snapshot.touch(Key::PodList);
+        snapshot
+    }
+
+    /// Has the rules look at `key` in the next decision.
+    pub(crate) fn touch(&mut self, key: Key) {
+        self.wake(key, Time::ZERO);
+    }
+
+    /// Has the rules look at `key` at `at`, or earlier if it is due earlier already.
+    pub(crate) fn wake(&mut self, key: Key, at: Time) {
+        if at == Time::NEVER {
+            return;
+        }
+        match self.due_at.get_mut(&key) {
+            Some(known) if *known <= at => {}
+            Some(known) => {
+                self.due.remove(&(*known, key.clone()));
+                *known = at;
+                self.due.insert((at, key));
+            }
+            None => {
+                self.due_at.insert(key.clone(), at);
+                self.due.insert((at, key));
+            }
+        }
+    }
+
+    /// Takes everything that is due at `now`, in key order.
+    pub(crate) fn take_due(&mut self, now: Time) -> BTreeSet<Key> {
+        let mut taken = BTreeSet::new();
+        while let Some((at, _)) = self.due.first()
+            && *at <= now
+        {
+            let Some((_, key)) = self.due.pop_first() else { break };
+            self.due_at.remove(&key);
+            taken.insert(key);
+        }
+        taken
+    }
+
+    /// When the next thing falls due.
+    pub fn next_due(&self) -> Option<Time> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// A number nobody has drawn before in this snapshot's life (SplitMix64).
+    pub(crate) fn draw(&mut self) -> u64 {
+        self.draws = self.draws.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.draws;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn begin(&mut self, flight: Flight) -> u64 {
+        self.next_action += 1;
+        self.flights.insert(self.next_action, flight);
+        self.next_action
+    }
+}

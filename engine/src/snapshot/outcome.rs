@@ -1,0 +1,599 @@
+//! How actions end, and what their ends say.
+
+use super::{Failed, Finding, Flight, Gone, Key, RunnerEntry, Snapshot, Stage};
+use crate::{
+    decision::{JobFailure, WorkerFailure, Write},
+    facts::{
+        App, ClusterError, Delivery, GitHubAnswer, GitHubError, JobView, Minted, Outcome, Pod, RunnerListing, Status,
+        StoreError, Written,
+    },
+    ids::{EntityId, InstallationId, JobId, Span, Time, WorkerName},
+};
+
+impl Snapshot {
+    pub(crate) fn apply_outcome(&mut self, action: u64, outcome: Outcome) {
+        let Some(flight) = self.flights.remove(&action) else { return };
+        match (flight, outcome) {
+            (Flight::WorkerWrite(name, write), Outcome::Written(result)) => {
+                self.worker_written(&name, write, Some(result))
+            }
+            (Flight::WorkerWrite(name, write), _) => self.worker_written(&name, write, None),
+            (Flight::JobWrite(id, write), Outcome::Written(result)) => self.job_written(id, write, Some(result)),
+            (Flight::JobWrite(id, write), _) => self.job_written(id, write, None),
+            (Flight::Poll(id, at), Outcome::JobPolled { asked_at, answer }) => {
+                self.job_polled(id, at, asked_at, answer)
+            }
+            (Flight::Poll(id, at), _) => self.job_polled(id, at, self.now, lost()),
+            (Flight::List(entity, at), Outcome::RunnersListed(answer)) => self.runners_listed(entity, at, answer),
+            (Flight::List(entity, at), _) => self.runners_listed(entity, at, lost()),
+            (Flight::Mint(name, at), Outcome::JitMinted(answer)) => self.minted(&name, at, answer),
+            (Flight::Mint(name, at), _) => self.minted(&name, at, lost()),
+            (Flight::CreatePod(name), Outcome::PodCreated(result)) => self.pod_created(&name, result),
+            (Flight::CreatePod(name), _) => self.interrupted(&name),
+            (Flight::CreateSecret(name), Outcome::SecretCreated(result)) => self.secret_created(&name, result),
+            (Flight::CreateSecret(name), _) => self.interrupted(&name),
+            (Flight::DeleteRunner(entity, name, at), Outcome::RunnerDeleted(answer)) => {
+                self.runner_deleted(entity, &name, at, answer);
+            }
+            (Flight::DeleteRunner(entity, name, at), _) => self.runner_deleted(entity, &name, at, lost()),
+            (Flight::DeletePod(name), Outcome::PodDeleted(result)) => self.pod_deleted(&name, result.is_ok()),
+            (Flight::DeletePod(name), _) => self.pod_deleted(&name, false),
+            (Flight::ListPods, Outcome::PodsListed(Ok(listing))) => {
+                self.pods_in_flight = false;
+                self.pods_backoff.clear();
+                self.apply_pods(listing);
+                self.touch(Key::PodList);
+            }
+            (Flight::ListPods, _) => {
+                self.pods_in_flight = false;
+                self.pods_backoff.fail(self.now, &self.timeouts);
+                self.touch(Key::PodList);
+            }
+            (Flight::Deliveries(app), Outcome::DeliveriesListed(answer)) => self.deliveries_listed(app, answer),
+            (Flight::Deliveries(app), _) => self.deliveries_listed(app, lost()),
+            (Flight::Redeliver(app, guid), Outcome::Redelivered(answer)) => self.redelivered(app, &guid, answer),
+            (Flight::Redeliver(app, guid), _) => self.redelivered(app, &guid, lost()),
+        }
+    }
+
+    fn worker_written(&mut self, name: &WorkerName, write: Write, result: Option<Result<Written, StoreError>>) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        let done = matches!(result, Some(Ok(Written::Done)));
+        let refused = matches!(result, Some(Ok(_))) && !done;
+        // The row has ended otherwise, or is not there. Until it is read, the end that claims the least stands for it.
+        let over = matches!(result, Some(Ok(Written::RefusedState)));
+        if let Write::Reserve { worker, .. } = &write {
+            let gx = self.group_of_row(worker);
+            if refused {
+                self.forget_worker(name);
+            }
+            if let Some(gx) = gx {
+                let held = &mut self.groups[gx as usize].held;
+                if refused {
+                    held.fail(now, &timeouts)
+                } else if done {
+                    held.clear()
+                }
+                let until = held.until;
+                self.refresh(gx);
+                self.wake(Key::Group(gx), until);
+            }
+        }
+        self.edit_worker(name, |entry| {
+            entry.in_flight = false;
+            entry.ending = false;
+            if done {
+                entry.backoff.clear()
+            } else {
+                entry.backoff.fail(now, &timeouts)
+            }
+            let row = &mut entry.row;
+            if over && !row.status.is_ended() {
+                row.status = Status::Completed;
+                row.completed_at = Some(now);
+            }
+            if !done {
+                return;
+            }
+            match write {
+                Write::Reserve { .. } => {
+                    entry.stage = Stage::Reserved;
+                    entry.reserve = None;
+                }
+                Write::WorkerRunning { at, node, .. } if row.status == Status::Pending => {
+                    row.status = Status::Running;
+                    row.running_at = Some(at);
+                    row.node = node.or(row.node.take());
+                }
+                Write::WorkerCompleted { at, node, .. } if !row.status.is_ended() => {
+                    row.status = Status::Completed;
+                    row.completed_at = Some(at);
+                    row.node = node.or(row.node.take());
+                }
+                Write::WorkerFailed { at, failure, .. } if !row.status.is_ended() => {
+                    row.status = Status::Failed;
+                    row.completed_at = Some(at);
+                    row.failure = Some(failure);
+                }
+                Write::WorkerRunning { .. } | Write::WorkerCompleted { .. } | Write::WorkerFailed { .. } => {}
+                Write::JobRunning { .. }
+                | Write::JobCompleted { .. }
+                | Write::JobFailed { .. }
+                | Write::JobRequeued { .. } => {}
+            }
+        });
+    }
+
+    /// Drops a worker that never came to be, or that is over and gone everywhere.
+    pub(crate) fn forget_worker(&mut self, name: &WorkerName) {
+        self.refund_mint(name);
+        let Some(entry) = self.workers.remove(name) else { return };
+        self.count_worker(name, &entry, -1);
+        if let Some(scope) = self.scopes.get_mut(&entry.row.entity) {
+            scope.workers.remove(name);
+        }
+    }
+
+    fn job_written(&mut self, id: JobId, write: Write, result: Option<Result<Written, StoreError>>) {
+        let now = self.now;
+        let retry = now + self.timeouts.backoff;
+        let next_poll = now + self.governor.sweep_every;
+        let Some(Ok(written)) = result else {
+            self.edit_job(id, |job| {
+                job.in_flight = false;
+                job.ending = false;
+            });
+            self.wake(Key::Job(id), retry);
+            return;
+        };
+        let ended = matches!(write, Write::JobCompleted { .. } | Write::JobFailed { .. });
+        if ended && written == Written::Done {
+            self.edit_job(id, |job| job.ending = true);
+            self.drop_job(id);
+            return;
+        }
+        self.edit_job(id, |job| {
+            job.in_flight = false;
+            job.ending = false;
+            job.edit_rest(|rest| rest.finding = None);
+            job.doubtful = false;
+            job.poll_due = next_poll;
+            if written != Written::Done {
+                return;
+            }
+            match write {
+                Write::JobRunning { assignment, .. } => {
+                    job.status = Status::Running;
+                    job.edit_rest(|rest| rest.assignment = rest.assignment.take().max(assignment));
+                }
+                Write::JobRequeued { at, .. } => {
+                    job.edit_rest(|rest| rest.requeued_at = rest.requeued_at.max(Some(at)));
+                }
+                Write::Reserve { .. }
+                | Write::WorkerRunning { .. }
+                | Write::WorkerCompleted { .. }
+                | Write::WorkerFailed { .. }
+                | Write::JobCompleted { .. }
+                | Write::JobFailed { .. } => {}
+            }
+            let restarted = job.assignment().is_some_and(|a| job.requeued_at().is_some_and(|at| a.started_at > at));
+            job.requeued = job.status == Status::Running && job.requeued_at().is_some() && !restarted;
+        });
+    }
+
+    fn drop_job(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let installation = job.installation;
+        let key = (!job.doubtful, job.poll_due, id);
+        if let Some(entry) = self.installations.get_mut(&installation) {
+            entry.polls.remove(&key);
+        }
+        if let Some(job) = self.jobs.remove(&id) {
+            self.count_job(id, &job, -1);
+        }
+    }
+
+    /// Notes what an answer says about its installation.
+    fn answered<T>(&mut self, installation: InstallationId, answer: &GitHubAnswer<T>) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        let entry = self.installation(installation);
+        entry.allowance.answered(answer.result.as_ref().err(), answer.budget, now, &timeouts);
+        let gone = match &answer.result {
+            Err(GitHubError::InstallationGone) => Some(JobFailure::InstallationGone),
+            Err(GitHubError::InstallationSuspended) => Some(JobFailure::InstallationSuspended),
+            Ok(_) | Err(_) => None,
+        };
+        // Whatever else GitHub says to a call, it says to an installation that exists; silence says nothing.
+        let silent = matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }));
+        entry.gone = match gone {
+            Some(failure) => Some(Gone { failure, since: entry.gone.map_or(now, |gone| gone.since), last: now }),
+            None => entry.gone.filter(|_| silent),
+        };
+        entry.failing_since = match &answer.result {
+            Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }) => entry.failing_since.or(Some(now)),
+            Ok(_) | Err(_) => None,
+        };
+        self.release_throttled(installation);
+    }
+
+    /// A call less under way: whatever waits for this installation's limits may try again.
+    fn release_throttled(&mut self, installation: InstallationId) {
+        self.touch(Key::Polls(installation));
+        let throttled = core::mem::take(&mut self.installation(installation).throttled);
+        for gx in throttled {
+            self.touch(Key::Group(gx));
+        }
+    }
+
+    /// Gives back what a reservation took of its installation's limits, when its JIT call will not be made.
+    pub(crate) fn refund_mint(&mut self, name: &WorkerName) {
+        let Some(worker) = self.workers.get_mut(name).filter(|worker| worker.mint_paid.is_some()) else { return };
+        worker.mint_paid = None;
+        let installation = worker.row.installation;
+        let entry = self.installation(installation);
+        entry.allowance.in_flight = entry.allowance.in_flight.saturating_sub(1);
+        self.release_throttled(installation);
+    }
+
+    fn job_polled(&mut self, id: JobId, installation: InstallationId, asked_at: Time, answer: GitHubAnswer<JobView>) {
+        self.answered(installation, &answer);
+        let next = self.now + self.governor.sweep_every;
+        let retry = self.now + self.timeouts.backoff;
+        let Some(job) = self.jobs.get(&id) else { return };
+        let finding = match &answer.result {
+            Ok(view) => news(job, view, asked_at).then(|| Finding::View { view: view.clone(), asked_at }),
+            Err(GitHubError::NotFound) => Some(Finding::Failed(JobFailure::JobNotFound)),
+            Err(_) => None,
+        };
+        let failed = answer.result.is_err() && finding.is_none();
+        self.edit_job(id, |job| {
+            job.in_flight = false;
+            job.poll_due = if failed { retry } else { next };
+            job.doubtful &= failed;
+            if !failed {
+                job.polled = asked_at;
+            }
+            job.edit_rest(|rest| rest.finding = finding);
+        });
+        self.touch(Key::Job(id));
+    }
+
+    fn runners_listed(&mut self, entity: EntityId, installation: InstallationId, answer: GitHubAnswer<RunnerListing>) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        let Some(scope) = self.scopes.get_mut(&entity) else { return };
+        scope.in_flight = false;
+        // The App may have been installed anew since it was asked.
+        if scope.scope.installation == installation {
+            let gone = matches!(answer.result, Err(GitHubError::InstallationGone));
+            scope.gone = gone.then(|| scope.gone.unwrap_or(now));
+        }
+        match &answer.result {
+            Ok(_) => {
+                scope.backoff.clear();
+                scope.pages = answer.calls.max(1);
+            }
+            Err(_) => scope.backoff.fail(now, &timeouts),
+        }
+        self.answered(installation, &answer);
+        if let Ok(listing) = answer.result {
+            self.apply_runners(entity, &listing);
+        }
+        self.touch(Key::Scope(entity));
+    }
+
+    fn apply_runners(&mut self, entity: EntityId, listing: &RunnerListing) {
+        let asked_at = listing.asked_at;
+        let Some(scope) = self.scopes.get_mut(&entity) else { return };
+        scope.listed_at = Some(asked_at);
+        if scope.wanted.is_some_and(|wanted| wanted <= asked_at) {
+            scope.wanted = None;
+        }
+        let mut old = core::mem::take(&mut scope.runners);
+        for runner in &listing.runners {
+            let name = WorkerName(runner.name.clone());
+            if WorkerName::entity_of(name.as_str(), self.realm) != Some(entity) {
+                continue;
+            }
+            // Pages that overlap may name a runner twice: it is busy if either says so.
+            if let Some(twice) = scope.runners.get_mut(&name) {
+                twice.online |= runner.online;
+                twice.busy |= runner.busy;
+                continue;
+            }
+            let known = old.remove(&name).filter(|known| known.id == runner.id);
+            let entry = match known {
+                Some(known) => RunnerEntry { online: runner.online, busy: runner.busy, ..known },
+                None => RunnerEntry {
+                    id: runner.id,
+                    online: runner.online,
+                    busy: runner.busy,
+                    seen_at: asked_at,
+                    in_flight: false,
+                    backoff: crate::governor::Backoff::default(),
+                },
+            };
+            scope.runners.insert(name, entry);
+        }
+        // An entry made while the listing was under way is not in it, and exists all the same.
+        for (name, runner) in old.into_iter().filter(|(_, runner)| runner.seen_at >= asked_at) {
+            scope.runners.entry(name).or_insert(runner);
+        }
+        for name in scope.workers.clone() {
+            self.observe_runner(entity, &name, asked_at);
+        }
+    }
+
+    /// What the listing asked for at `asked_at` says of one worker's runner.
+    fn observe_runner(&mut self, entity: EntityId, name: &WorkerName, asked_at: Time) {
+        let Some(runner) = self.scopes.get(&entity).map(|scope| scope.runners.get(name)) else { return };
+        let (listed, online, busy) = runner.map_or((false, false, false), |r| (true, r.online, r.busy));
+        let phantom_after = self.timeouts.phantom;
+        let since = |known: Option<Time>, holds: bool| if holds { known.or(Some(asked_at)) } else { None };
+        // Even a listing that says nothing of it may have been the one it waited for: it is to ask for the next.
+        self.touch(Key::Name(name.clone()));
+        let Some(worker) = self.workers.get(name) else { return };
+        if worker.touched_at >= asked_at {
+            return;
+        }
+        let busy_since = since(worker.busy_since, busy);
+        let phantom = busy_since.is_some_and(|at| asked_at.since(at) >= phantom_after);
+        let changed = worker.phantom != phantom;
+        let edit = |entry: &mut super::WorkerEntry| {
+            entry.registered |= online;
+            entry.offline_since = since(entry.offline_since, !online);
+            entry.idle_since = since(entry.idle_since, online && !busy);
+            entry.busy_since = busy_since;
+            entry.phantom = phantom;
+            if !listed {
+                entry.runner_gone_at = Some(asked_at);
+            }
+        };
+        if changed {
+            self.edit_worker(name, edit);
+        } else if let Some(entry) = self.workers.get_mut(name) {
+            edit(entry);
+        }
+        // Busy with what nobody has told of: whether it still is then decides whether it counts as supply.
+        if let Some(at) = busy_since.filter(|_| !phantom && !self.is_named(name))
+            && let Some(scope) = self.scopes.get_mut(&entity)
+        {
+            scope.want(at + phantom_after);
+            self.wake(Key::Scope(entity), at + phantom_after);
+        }
+    }
+
+    fn minted(&mut self, name: &WorkerName, installation: InstallationId, answer: GitHubAnswer<Minted>) {
+        self.answered(installation, &answer);
+        let (now, timeouts) = (self.now, self.timeouts);
+        let blocked = self.installation(installation).allowance.blocked.until;
+        let mut made = None;
+        self.edit_worker(name, |entry| {
+            entry.in_flight = false;
+            entry.touched_at = now;
+            match answer.result {
+                Ok(minted) => {
+                    entry.backoff.clear();
+                    entry.stage = Stage::Minted;
+                    made = Some((entry.row.entity, minted.runner));
+                }
+                Err(GitHubError::NameTaken) => entry.removing = Some(WorkerFailure::NameTaken),
+                Err(
+                    GitHubError::Unavailable { .. }
+                    | GitHubError::RateLimited { .. }
+                    | GitHubError::InstallationGone
+                    | GitHubError::InstallationSuspended,
+                ) => entry.backoff.until = blocked,
+                Err(GitHubError::NotFound | GitHubError::RunnerBusy | GitHubError::Refused { .. }) => {
+                    entry.backoff.fail(now, &timeouts);
+                }
+            }
+        });
+        let Some((entity, id)) = made else { return };
+        if let Some(scope) = self.scopes.get_mut(&entity) {
+            let entry = RunnerEntry {
+                id,
+                online: false,
+                busy: false,
+                seen_at: now,
+                in_flight: false,
+                backoff: crate::governor::Backoff::default(),
+            };
+            scope.runners.insert(name.clone(), entry);
+        }
+    }
+
+    fn pod_created(&mut self, name: &WorkerName, result: Result<Pod, ClusterError>) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        let created = result.as_ref().ok().map(|pod| pod.uid.clone());
+        self.edit_worker(name, |entry| {
+            entry.in_flight = false;
+            entry.touched_at = now;
+            match created {
+                Some(uid) => {
+                    entry.backoff.clear();
+                    entry.stage = Stage::PodMade(uid);
+                }
+                None => entry.backoff.fail(now, &timeouts),
+            }
+        });
+        match result {
+            Ok(pod) => self.apply_pod(pod),
+            // It may exist all the same; a listing will tell.
+            Err(ClusterError::AlreadyExists | ClusterError::Unavailable { .. }) => self.touch(Key::PodList),
+            Err(ClusterError::NotFound | ClusterError::Refused { .. }) => {}
+        }
+    }
+
+    fn secret_created(&mut self, name: &WorkerName, result: Result<(), ClusterError>) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        self.edit_worker(name, |entry| {
+            entry.in_flight = false;
+            entry.touched_at = now;
+            match result {
+                Ok(()) | Err(ClusterError::AlreadyExists) => {
+                    entry.backoff.clear();
+                    entry.stage = Stage::Ready;
+                }
+                // The pod is gone; the view of pods will say so.
+                Err(ClusterError::NotFound) => entry.stage = Stage::Ready,
+                Err(ClusterError::Refused { .. } | ClusterError::Unavailable { .. }) => {
+                    entry.backoff.fail(now, &timeouts)
+                }
+            }
+        });
+        self.touch(Key::PodList);
+    }
+
+    fn interrupted(&mut self, name: &WorkerName) {
+        self.edit_worker(name, |entry| {
+            entry.in_flight = false;
+            entry.removing = Some(WorkerFailure::ProvisioningInterrupted);
+        });
+    }
+
+    fn runner_deleted(
+        &mut self,
+        entity: EntityId,
+        name: &WorkerName,
+        installation: InstallationId,
+        answer: GitHubAnswer<()>,
+    ) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        let Some(scope) = self.scopes.get_mut(&entity) else { return };
+        let gone = matches!(answer.result, Ok(()) | Err(GitHubError::NotFound));
+        if gone {
+            scope.runners.remove(name);
+        } else if let Some(runner) = scope.runners.get_mut(name) {
+            runner.in_flight = false;
+            runner.backoff.fail(now, &timeouts);
+            runner.busy |= matches!(answer.result, Err(GitHubError::RunnerBusy));
+            scope.want(now);
+        }
+        if scope.scope.installation == installation && matches!(answer.result, Err(GitHubError::InstallationGone)) {
+            scope.gone = scope.gone.or(Some(now));
+        }
+        self.answered(installation, &answer);
+        if let Some(worker) = self.workers.get_mut(name).filter(|_| gone) {
+            worker.runner_gone_at = Some(now);
+        }
+        self.touch(Key::Name(name.clone()));
+        self.touch(Key::Scope(entity));
+    }
+
+    fn pod_deleted(&mut self, name: &WorkerName, accepted: bool) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        if let Some(pod) = self.pods.get_mut(name) {
+            pod.in_flight = false;
+            if accepted {
+                pod.fact.deleting = true;
+            } else {
+                pod.backoff.fail(now, &timeouts);
+            }
+        }
+        self.touch(Key::Name(name.clone()));
+        self.touch(Key::PodList);
+    }
+
+    fn deliveries_listed(&mut self, app: App, answer: GitHubAnswer<alloc::vec::Vec<Delivery>>) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        let Some(entry) = self.apps.get_mut(&app) else { return };
+        entry.in_flight = false;
+        match answer.result {
+            Ok(deliveries) => {
+                entry.backoff.clear();
+                entry.note_deliveries(deliveries);
+            }
+            Err(_) => entry.backoff.fail(now, &timeouts),
+        }
+        self.touch(Key::Deliveries(app));
+    }
+
+    fn redelivered(&mut self, app: App, guid: &str, answer: GitHubAnswer<()>) {
+        let (now, timeouts) = (self.now, self.timeouts);
+        let Some(entry) = self.apps.get_mut(&app) else { return };
+        entry.allowance.answered(answer.result.as_ref().err(), answer.budget, now, &timeouts);
+        // An attempt that GitHub never heard of, or put off, is none.
+        let put_off = matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }));
+        if let Some(failed) = entry.failed.get_mut(guid) {
+            failed.in_flight = false;
+            failed.tries += u32::from(!put_off);
+            // The next reading of the log shows how the repetition fared.
+            failed.not_before = now + if answer.result.is_ok() { failed.pause() } else { Span::secs(30) };
+        }
+        self.touch(Key::Deliveries(app));
+    }
+}
+
+/// The most failed deliveries that are kept in mind for one App (S15). More are read again from the log when there is
+/// room.
+pub(crate) const MAX_FAILED: usize = 10_000;
+
+/// After this many refusals a delivery is repeated ever more rarely: a body that was damaged on its way is good the next
+/// time, one that is wrong stays wrong.
+const OFTEN: u32 = 5;
+
+impl Failed {
+    pub fn is_refused_often(&self) -> bool {
+        self.delivery.refused && self.tries >= OFTEN
+    }
+
+    /// How long the next repetition waits: two minutes, and after many refusals up to an hour.
+    fn pause(&self) -> Span {
+        let doublings = if self.is_refused_often() { (self.tries - OFTEN + 1).min(5) } else { 0 };
+        Span::mins(2 << doublings).min(Span::hours(1))
+    }
+}
+
+impl super::AppEntry {
+    /// Keeps what has failed and not succeeded since.
+    fn note_deliveries(&mut self, mut deliveries: alloc::vec::Vec<Delivery>) {
+        deliveries.sort_by_key(|delivery| (delivery.delivered_at, delivery.id));
+        for delivery in deliveries {
+            if delivery.ok {
+                self.read_to = self.read_to.max(Some(delivery.delivered_at));
+                self.failed.remove(&delivery.guid);
+                continue;
+            }
+            if self.failed.len() >= MAX_FAILED && !self.failed.contains_key(&delivery.guid) {
+                return;
+            }
+            self.read_to = self.read_to.max(Some(delivery.delivered_at));
+            let failed = self.failed.entry(delivery.guid.clone()).or_insert_with(|| Failed {
+                delivery: delivery.clone(),
+                since: delivery.delivered_at,
+                tries: 0,
+                not_before: Time::ZERO,
+                in_flight: false,
+            });
+            if delivery.delivered_at > failed.delivery.delivered_at {
+                failed.delivery = delivery;
+            }
+        }
+    }
+}
+
+/// Whether GitHub's word about a job goes beyond its row.
+fn news(job: &super::JobEntry, view: &JobView, asked_at: Time) -> bool {
+    match (job.status, view) {
+        (Status::Pending, JobView::Queued) => false,
+        (Status::Pending, JobView::InProgress { .. }) => true,
+        (Status::Running, JobView::InProgress { assignment }) => {
+            assignment.as_ref().is_some_and(|told| job.assignment().is_none_or(|known| known < told))
+        }
+        // A poll that was asked before the job started says nothing about a requeue.
+        (Status::Running, JobView::Queued) => {
+            !job.requeued && job.assignment().is_none_or(|known| known.started_at < asked_at)
+        }
+        (Status::Pending | Status::Running, JobView::Completed { .. }) => true,
+        (Status::Completed | Status::Failed, _) => false,
+    }
+}
+
+/// The answer of a call that was never made, or whose end nobody saw.
+fn lost<T>() -> GitHubAnswer<T> {
+    GitHubAnswer {
+        result: Err(GitHubError::Unavailable { message: alloc::string::String::from("the call was given up") }),
+        budget: None,
+        calls: 0,
+    }
+}

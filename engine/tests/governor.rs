@@ -1,0 +1,295 @@
+//! The governor: what one installation may be asked, and when.
+
+mod support;
+
+use engine::{
+    decision::Action,
+    facts::*,
+    governor::{Allowance, Backoff, Use},
+    ids::*,
+    policy::{Governor, Timeouts},
+};
+use support::*;
+
+const MINUTE: Span = Span::mins(1);
+
+fn budget(limit: u32, remaining: u32, minutes: i64) -> Option<Budget> {
+    Some(Budget { limit, remaining, reset_at: START + Span::mins(minutes) })
+}
+
+/// How many such calls are made at once, each answered as soon as it is made.
+fn burst(allowance: &mut Allowance, usage: Use, now: Time, most: usize) -> usize {
+    let governor = Governor::default();
+    for made in 0..most {
+        if !allowance.is_ready(usage, &governor, now) {
+            return made;
+        }
+        allowance.spend(usage, &governor, now);
+        allowance.in_flight -= 1;
+    }
+    most
+}
+
+/// Calls made in this long when one is tried every second.
+fn pace(allowance: &mut Allowance, usage: Use, seconds: i64) -> usize {
+    (0..seconds).map(|i| burst(allowance, usage, START + Span::secs(i), 1_000)).sum()
+}
+
+#[test]
+fn a_minute_takes_180_jit_calls_less_the_few_points_that_are_kept_for_tokens() {
+    let mut allowance = Allowance::default();
+    assert_eq!(burst(&mut allowance, Use::Mint, START, 1_000), 176);
+    let governor = Governor::default();
+    // A second more than the minute: calls take their time on the way, some more than others.
+    let next = START + Span::secs(61);
+    assert_eq!(allowance.ready_at(Use::Mint, &governor, START), next);
+    assert_eq!(burst(&mut allowance, Use::Mint, next - Span(1), 1_000), 0);
+    assert_eq!(burst(&mut allowance, Use::Mint, next, 1_000), 176);
+    for usage in [Use::Delete, Use::Redeliver] {
+        assert_eq!(burst(&mut Allowance::default(), usage, START, 1_000), 176, "{usage:?}: a write too");
+    }
+}
+
+#[test]
+fn any_minute_has_at_most_900_points_whatever_they_are_for() {
+    let mut allowance = Allowance::default();
+    let mut spent: Vec<(Time, usize)> = Vec::new();
+    for second in 0..400 {
+        let now = START + Span::secs(second);
+        for (usage, points) in [(Use::Poll, 1), (Use::List { pages: 3 }, 3), (Use::Delete, 5), (Use::Mint, 5)] {
+            spent.push((now, points * burst(&mut allowance, usage, now, 7)));
+        }
+        let minute: usize = spent.iter().filter(|(at, _)| now.since(*at) < MINUTE).map(|(_, points)| points).sum();
+        assert!(minute <= 900, "{minute} points in the minute before second {second}");
+    }
+}
+
+#[test]
+fn polls_and_listings_have_shares_of_the_hour_and_save_up_only_a_few() {
+    assert_eq!(burst(&mut Allowance::default(), Use::Poll, START, 1_000), 30);
+    assert_eq!(pace(&mut Allowance::default(), Use::Poll, 3_600), 30 + 1_249, "a quarter of 5,000");
+    assert_eq!(pace(&mut Allowance::default(), Use::List { pages: 1 }, 3_600), 30 + 749, "three twentieths");
+    let mut told = Allowance::default();
+    told.answered(None, budget(12_500, 12_000, 60), START, &Timeouts::default());
+    assert_eq!(pace(&mut told, Use::Poll, 3_600), 30 + 3_124, "a quarter of what GitHub has told");
+    let mut long = Allowance::default();
+    assert_eq!(burst(&mut long, Use::List { pages: 100 }, START, 10), 1, "more pages than can be saved up for");
+    let pages = pace(&mut long, Use::List { pages: 100 }, 3_600) * 100;
+    assert!((700..=800).contains(&pages), "{pages} pages an hour all the same");
+}
+
+#[test]
+fn reads_stop_where_the_reserve_begins_and_provisioning_goes_on_to_the_last_call() {
+    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let reset = START + Span::mins(20);
+    let cases = [(1_501, true, true), (1_500, false, true), (1, false, true), (0, false, false)];
+    for (remaining, reads, writes) in cases {
+        let mut allowance = Allowance::default();
+        allowance.in_flight = 1;
+        allowance.answered(None, budget(5_000, remaining, 20), START, &timeouts);
+        for usage in [Use::Poll, Use::List { pages: 1 }] {
+            let expected = if reads { START } else { reset };
+            assert_eq!(allowance.ready_at(usage, &governor, START), expected, "{usage:?} with {remaining}");
+        }
+        for usage in [Use::Mint, Use::Delete, Use::Redeliver] {
+            let expected = if writes { START } else { reset };
+            assert_eq!(allowance.ready_at(usage, &governor, START), expected, "{usage:?} with {remaining}");
+        }
+        assert!(allowance.is_ready(Use::Poll, &governor, reset), "a new hour");
+    }
+}
+
+#[test]
+fn what_is_spent_counts_before_it_is_answered_and_late_answers_give_nothing_back() {
+    let timeouts = Timeouts::default();
+    let mut allowance = Allowance::default();
+    allowance.answered(None, budget(5_000, 10, 20), START, &timeouts);
+    assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 10);
+    allowance.answered(None, budget(5_000, 10, 20), START, &timeouts);
+    assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 0, "an answer that was overtaken");
+    allowance.answered(None, budget(5_000, 5_000, 10), START, &timeouts);
+    assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 0, "one of an earlier hour");
+    allowance.answered(None, budget(5_000, 4, 80), START + Span::mins(21), &timeouts);
+    assert_eq!(burst(&mut allowance, Use::Mint, START + Span::mins(21), 100), 4, "one of the next");
+}
+
+const ALL: [Use; 5] = [Use::Poll, Use::List { pages: 1 }, Use::Mint, Use::Delete, Use::Redeliver];
+
+#[test]
+fn after_a_refusal_nothing_is_asked_before_the_time_given() {
+    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let until = START + Span::mins(7);
+    let mut allowance = Allowance::default();
+    allowance.answered(Some(&GitHubError::RateLimited { until: Some(until) }), None, START, &timeouts);
+    let earlier = Some(START + MINUTE);
+    allowance.answered(Some(&GitHubError::RateLimited { until: earlier }), None, START, &timeouts);
+    for usage in ALL {
+        assert_eq!(allowance.ready_at(usage, &governor, START), until, "{usage:?}");
+        assert_eq!(allowance.ready_at(usage, &governor, Time(until.0 - 1)), until, "{usage:?}");
+        assert!(allowance.is_ready(usage, &governor, until), "{usage:?}");
+    }
+}
+
+#[test]
+fn after_a_refusal_without_a_time_one_call_tries_whether_it_is_over() {
+    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let mut allowance = Allowance::default();
+    allowance.answered(Some(&GitHubError::RateLimited { until: None }), None, START, &timeouts);
+    let over = START + MINUTE;
+    for usage in ALL {
+        assert_eq!(allowance.ready_at(usage, &governor, START), over, "{usage:?}");
+    }
+    allowance.spend(Use::Mint, &governor, over);
+    for usage in ALL {
+        assert_eq!(allowance.ready_at(usage, &governor, over), Time::NEVER, "{usage:?}");
+    }
+    allowance.answered(None, None, over, &timeouts);
+    for usage in ALL {
+        assert!(allowance.is_ready(usage, &governor, over), "{usage:?}");
+    }
+}
+
+#[test]
+fn a_refusal_without_a_time_costs_a_minute_and_each_further_one_twice_as_long() {
+    let timeouts = Timeouts::default();
+    let refusal = GitHubError::RateLimited { until: None };
+    let mut allowance = Allowance::default();
+    let mut now = START;
+    for minutes in [1, 2, 4, 8, 16, 32, 32] {
+        allowance.answered(Some(&refusal), None, now, &timeouts);
+        allowance.answered(Some(&refusal), None, now, &timeouts);
+        assert_eq!(allowance.blocked.until, now + Span::mins(minutes), "a burst's refusals count once");
+        now = allowance.blocked.until;
+    }
+    allowance.answered(None, None, now, &timeouts);
+    allowance.answered(Some(&refusal), None, now, &timeouts);
+    assert_eq!(allowance.blocked.until, now + MINUTE, "after a success from the beginning");
+}
+
+#[test]
+fn silence_costs_growing_pauses_and_what_github_says_of_one_thing_costs_none() {
+    let timeouts = Timeouts::default();
+    let mut allowance = Allowance::default();
+    let mut now = START;
+    for seconds in [5, 10, 20, 40, 60, 60] {
+        allowance.answered(Some(&GitHubError::Unavailable { message: "away".into() }), None, now, &timeouts);
+        assert_eq!(allowance.blocked.until, now + Span::secs(seconds));
+        now = allowance.blocked.until;
+    }
+    for error in [
+        GitHubError::NotFound,
+        GitHubError::NameTaken,
+        GitHubError::RunnerBusy,
+        GitHubError::Refused { status: 422, message: "no".into() },
+    ] {
+        let mut allowance = Allowance::default();
+        allowance.answered(Some(&error), None, START, &timeouts);
+        assert_eq!(allowance.blocked, Backoff::default(), "{error:?}");
+    }
+}
+
+#[test]
+fn no_more_than_90_calls_are_under_way() {
+    let governor = Governor::default();
+    let mut allowance = Allowance::default();
+    for _ in 0..90 {
+        assert!(allowance.is_ready(Use::Mint, &governor, START));
+        allowance.spend(Use::Mint, &governor, START);
+    }
+    assert_eq!(allowance.ready_at(Use::Mint, &governor, START), Time::NEVER);
+    allowance.answered(None, None, START, &Timeouts::default());
+    assert!(allowance.is_ready(Use::Mint, &governor, START));
+}
+
+/// An organisation whose jobs all start at once and run for the whole hour, with a model of GitHub that answers at
+/// once: calls by what they were for, in pages.
+fn hour_of(jobs: i64, minutes: i64) -> [u32; 4] {
+    let mut bench = Bench::new(jobs as u32);
+    bench.policy.default_max_workers = None;
+    for id in 1..=jobs {
+        bench.snapshot.apply(Change::Job(job(id, 1)), START);
+    }
+    let mut runners: Vec<Runner> = Vec::new();
+    let (mut waiting, mut calls) = ((1..=jobs).collect::<std::collections::VecDeque<_>>(), [0; 4]);
+    for _ in 0..minutes * 4 {
+        // Each step: decide and answer until there is nothing left to answer.
+        loop {
+            let chosen = engine::decide::decide(&mut bench.snapshot, &bench.policy, bench.now).actions;
+            if chosen.is_empty() {
+                break;
+            }
+            let now = bench.now;
+            let mut more = Vec::new();
+            for chosen in chosen {
+                let outcome = match chosen.action {
+                    Action::Write { .. } => Outcome::Written(Ok(Written::Done)),
+                    Action::MintJit(worker) => {
+                        calls[0] += 1;
+                        runners.push(Runner {
+                            id: RunnerId(runners.len() as i64 + 1),
+                            name: worker.name.0.clone(),
+                            online: true,
+                            busy: true,
+                        });
+                        Outcome::JitMinted(ok(Minted { runner: RunnerId(runners.len() as i64) }))
+                    }
+                    Action::CreatePod(worker) => {
+                        let name = worker.name.as_str();
+                        more.push(Change::PodSeen(pod(name, PodPhase::Running, now)));
+                        if let Some(id) = waiting.pop_front() {
+                            let assignment = on(name, now);
+                            more.push(Change::Job(Job { status: Status::Running, assignment, ..job(id, 1) }));
+                        }
+                        Outcome::PodCreated(Ok(pod(name, PodPhase::Pending, now)))
+                    }
+                    Action::CreateSecret { .. } => Outcome::SecretCreated(Ok(())),
+                    Action::PollJob { id, .. } => {
+                        calls[1] += 1;
+                        let view = if waiting.contains(&id.0) {
+                            JobView::Queued
+                        } else {
+                            JobView::InProgress { assignment: None }
+                        };
+                        Outcome::JobPolled { asked_at: now, answer: ok(view) }
+                    }
+                    Action::ListRunners(_) => {
+                        let pages = (runners.len() as u32).div_ceil(100).max(1);
+                        calls[2] += pages;
+                        let listing = RunnerListing { asked_at: now, runners: runners.clone() };
+                        Outcome::RunnersListed(GitHubAnswer { calls: pages, ..ok(listing) })
+                    }
+                    Action::DeleteRunner { .. } => {
+                        calls[3] += 1;
+                        Outcome::RunnerDeleted(refused(GitHubError::RunnerBusy))
+                    }
+                    Action::ListDeliveries { .. } => Outcome::DeliveriesListed(ok(Vec::new())),
+                    Action::DeletePod { .. } | Action::ListPods | Action::Redeliver { .. } => Outcome::Lost,
+                };
+                bench.snapshot.apply(Change::Outcome { action: chosen.id, outcome }, now);
+            }
+            for change in more {
+                bench.snapshot.apply(change, now);
+            }
+        }
+        bench.later(Span::secs(15));
+    }
+    assert!(waiting.is_empty(), "{} jobs have no runner after {minutes} minutes", waiting.len());
+    calls
+}
+
+#[test]
+fn a_thousand_active_jobs_cost_less_than_half_of_the_hourly_limit_in_polls_and_listings() {
+    let [mints, polls, lists, deletes] = hour_of(1_000, 60);
+    eprintln!("mints {mints}, polls {polls}, pages of listings {lists}, deletions {deletes}");
+    assert_eq!((mints, deletes), (1_000, 0));
+    assert!(polls + lists < 2_500, "{polls} polls and {lists} pages");
+}
+
+#[test]
+fn a_burst_of_jobs_costs_at_most_two_and_a_half_calls_each() {
+    let jobs = 800;
+    let [mints, polls, lists, deletes] = hour_of(i64::from(jobs), 10);
+    let all = mints + polls + lists + deletes;
+    eprintln!("mints {mints}, polls {polls}, pages of listings {lists}, deletions {deletes}");
+    assert!(f64::from(all) <= 2.5 * f64::from(jobs), "{all} calls for {jobs} jobs");
+}

@@ -1,0 +1,191 @@
+//! provision: a table of every branch; demand_match's reason with it.
+
+mod support;
+
+use engine::{
+    decision::{Action, Reason, WorkerFailure, Write},
+    facts::*,
+    ids::*,
+};
+use support::*;
+
+/// A job whose worker is reserved.
+fn reserved(bench: &mut Bench) -> WorkerName {
+    bench.apply(Change::Job(job(1, 1)));
+    bench.decide();
+    bench.reservations().remove(0).0.name
+}
+
+#[track_caller]
+fn answer(bench: &mut Bench, step: &str, outcome: Outcome) {
+    let chosen = bench.expect(step, |action| name_of(action) == step);
+    bench.answer(chosen.id, outcome);
+    bench.decide();
+}
+
+fn name_of(action: &Action) -> &'static str {
+    match action {
+        Action::Write { write: Write::Reserve { .. }, .. } => "reserve",
+        Action::MintJit(_) => "mint",
+        Action::CreatePod(_) => "pod",
+        Action::CreateSecret { .. } => "secret",
+        _ => "",
+    }
+}
+
+/// The provisioning step under way.
+fn step(bench: &Bench) -> &'static str {
+    bench.open.iter().map(|chosen| name_of(&chosen.action)).find(|name| !name.is_empty()).unwrap_or("none")
+}
+
+fn done() -> Outcome {
+    Outcome::Written(Ok(Written::Done))
+}
+
+fn minted() -> Outcome {
+    Outcome::JitMinted(ok(Minted { runner: RunnerId(9) }))
+}
+
+fn made(bench: &Bench, name: &WorkerName) -> Outcome {
+    Outcome::PodCreated(Ok(pod(name.as_str(), PodPhase::Pending, bench.now)))
+}
+
+const CASES: &[Case] = &[
+    ("row, JIT configuration, pod, Secret: one after the other, each once", |bench| {
+        let name = reserved(bench);
+        assert_eq!(step(bench), "reserve");
+        answer(bench, "reserve", done());
+        assert_eq!(step(bench), "mint");
+        answer(bench, "mint", minted());
+        assert_eq!(step(bench), "pod");
+        let pod = made(bench, &name);
+        answer(bench, "pod", pod);
+        let secret = bench.expect("a Secret", |action| matches!(action, Action::CreateSecret { .. }));
+        let uid = PodUid::from(format!("uid-{name}"));
+        assert_eq!(secret.action, Action::CreateSecret { worker: name, pod: uid });
+        answer(bench, "secret", Outcome::SecretCreated(Ok(())));
+        bench.tick(Span::mins(1));
+        assert_eq!(step(bench), "none");
+        assert_eq!(bench.reasons.iter().filter(|reason| **reason == Reason::NextStep).count(), 3);
+    }),
+    ("the store did not answer: the same reservation again, after a pause", |bench| {
+        reserved(bench);
+        let first = bench.expect("it", |action| name_of(action) == "reserve").action;
+        answer(bench, "reserve", Outcome::Written(Err(StoreError::Unavailable { message: "away".into() })));
+        assert_eq!(step(bench), "none");
+        bench.tick(Span::secs(5));
+        assert_eq!(bench.expect("it", |action| name_of(action) == "reserve").action, first);
+    }),
+    ("and for as long as it takes: the row may be there", |bench| {
+        reserved(bench);
+        for _ in 0..30 {
+            if step(bench) == "reserve" {
+                answer(bench, "reserve", Outcome::Lost);
+            }
+            bench.tick(Span::mins(1));
+        }
+        assert_eq!(step(bench), "reserve");
+        assert_eq!(bench.snapshot.active_workers(), 1);
+    }),
+    ("the row is read before its write is answered", |bench| {
+        reserved(bench);
+        let row = bench.reservations().remove(0).0;
+        bench.apply(Change::Worker(row));
+        answer(bench, "reserve", done());
+        assert_eq!(step(bench), "mint");
+    }),
+    ("its job is over before anything was made", |bench| {
+        reserved(bench);
+        bench.apply(Change::Job(Job { status: Status::Completed, ..job(1, 1) }));
+        answer(bench, "reserve", done());
+        assert_eq!(step(bench), "none");
+        assert!(bench.why(&Reason::WorkerFailed(WorkerFailure::Surplus)).is_some());
+    }),
+    ("JIT refused: again after a pause", |bench| {
+        reserved(bench);
+        answer(bench, "reserve", done());
+        let no = GitHubError::Refused { status: 403, message: "no".into() };
+        answer(bench, "mint", Outcome::JitMinted(refused(no)));
+        assert_eq!(step(bench), "none");
+        bench.tick(Span::secs(5));
+        assert_eq!(step(bench), "mint");
+    }),
+    ("JIT put off: at the time that GitHub gave", |bench| {
+        reserved(bench);
+        answer(bench, "reserve", done());
+        let until = Some(bench.now + Span::mins(3));
+        answer(bench, "mint", Outcome::JitMinted(refused(GitHubError::RateLimited { until })));
+        bench.tick(Span(Span::mins(3).0 - 1));
+        assert_eq!(step(bench), "none", "S14");
+        bench.tick(Span(1));
+        assert_eq!(step(bench), "mint");
+    }),
+    ("the pod exists already: a listing shows it, and its Secret is next", |bench| {
+        let name = reserved(bench);
+        answer(bench, "reserve", done());
+        answer(bench, "mint", minted());
+        bench.later(Span::secs(20));
+        answer(bench, "pod", Outcome::PodCreated(Err(ClusterError::AlreadyExists)));
+        assert_eq!(step(bench), "none");
+        assert!(bench.why(&Reason::PodViewDoubt).is_some());
+        bench.see(pod(name.as_str(), PodPhase::Pending, bench.now));
+        bench.tick(Span::secs(5));
+        assert_eq!(step(bench), "secret");
+    }),
+    ("the cluster refuses the pod: again after a pause, with the same configuration", |bench| {
+        reserved(bench);
+        answer(bench, "reserve", done());
+        answer(bench, "mint", minted());
+        answer(bench, "pod", Outcome::PodCreated(Err(ClusterError::Refused { status: 403, message: "quota".into() })));
+        assert_eq!(step(bench), "none");
+        bench.tick(Span::secs(5));
+        assert_eq!(step(bench), "pod", "S10: no second configuration");
+    }),
+    ("its node has gone since: no pod that fits nowhere", |bench| {
+        reserved(bench);
+        answer(bench, "reserve", done());
+        bench.nodes(0);
+        answer(bench, "mint", minted());
+        bench.tick(Span::mins(1));
+        assert_eq!(step(bench), "none", "S6");
+        bench.nodes(1);
+        bench.tick(Span::secs(5));
+        assert_eq!(step(bench), "pod");
+    }),
+    ("the Secret exists already: nothing is left to do", |bench| {
+        let name = reserved(bench);
+        answer(bench, "reserve", done());
+        answer(bench, "mint", minted());
+        let pod = made(bench, &name);
+        answer(bench, "pod", pod);
+        answer(bench, "secret", Outcome::SecretCreated(Err(ClusterError::AlreadyExists)));
+        bench.tick(Span::mins(1));
+        assert_eq!(step(bench), "none");
+    }),
+    ("the Secret's answer was lost: again", |bench| {
+        let name = reserved(bench);
+        answer(bench, "reserve", done());
+        answer(bench, "mint", minted());
+        let pod = made(bench, &name);
+        answer(bench, "pod", pod);
+        let away = ClusterError::Unavailable { message: "away".into() };
+        answer(bench, "secret", Outcome::SecretCreated(Err(away)));
+        bench.tick(Span::secs(5));
+        assert_eq!(step(bench), "secret");
+    }),
+    ("the configuration is gone with who held it: the worker is given up, and its job served anew", |bench| {
+        reserved(bench);
+        answer(bench, "reserve", done());
+        answer(bench, "mint", minted());
+        answer(bench, "pod", Outcome::Lost);
+        assert!(bench.why(&Reason::WorkerFailed(WorkerFailure::ProvisioningInterrupted)).is_some());
+        assert_eq!(step(bench), "reserve");
+    }),
+];
+
+#[test]
+fn every_branch_and_every_reason() {
+    let mut reasons = reasons_of("provision");
+    reasons.extend(reasons_of("demand_match"));
+    play(1, CASES, &reasons);
+}

@@ -1,0 +1,215 @@
+//! reconcile_jobs: a table of every branch.
+
+mod support;
+
+use engine::{
+    decision::{Action, JobFailure, Reason, Write},
+    facts::*,
+    ids::*,
+};
+use support::*;
+
+const SWEEP: Span = Span::mins(2);
+
+fn polls(bench: &Bench) -> Vec<i64> {
+    let polled = |chosen: &engine::decision::Chosen| match chosen.action {
+        Action::PollJob { id, .. } => Some(id.0),
+        _ => None,
+    };
+    bench.open.iter().filter_map(polled).collect()
+}
+
+fn writes(bench: &Bench) -> Vec<Write> {
+    let written = |chosen: &engine::decision::Chosen| match &chosen.action {
+        Action::Write { write, .. } if write.job().is_some() => Some(write.clone()),
+        _ => None,
+    };
+    bench.open.iter().filter_map(written).collect()
+}
+
+/// Every open poll is answered so, as of now; then the engine decides.
+fn answer(bench: &mut Bench, view: impl Fn() -> GitHubAnswer<JobView>) {
+    for chosen in bench.open.clone() {
+        if matches!(chosen.action, Action::PollJob { .. }) {
+            bench.answer(chosen.id, Outcome::JobPolled { asked_at: bench.now, answer: view() });
+        }
+    }
+    bench.decide();
+}
+
+fn running(id: i64, runner: Option<&str>) -> Job {
+    Job { status: Status::Running, assignment: runner.and_then(|name| on(name, START)), ..job(id, 1) }
+}
+
+/// A job that has just been asked about.
+fn polled(bench: &mut Bench, row: Job) {
+    bench.apply(Change::Job(row));
+    bench.tick(Span(SWEEP.0 + 10));
+    assert_eq!(polls(bench), [1]);
+}
+
+const CASES: &[Case] = &[
+    ("a job is asked about 2 minutes after it was queued, and every 2 minutes, by its entity's App", |bench| {
+        bench.apply(Change::Job(job(1, 1)));
+        bench.tick(SWEEP);
+        assert_eq!(polls(bench), []);
+        bench.tick(Span(1));
+        let chosen = bench.why(&Reason::Sweep).expect("a poll");
+        let (installation, app) = (InstallationId(501), App::Organization);
+        assert_eq!(chosen.action, Action::PollJob { id: JobId(1), repo: "org-1/repo".into(), installation, app });
+        answer(bench, || ok(JobView::Queued));
+        assert_eq!(writes(bench), [], "as the row says");
+        bench.tick(Span(SWEEP.0 - 1));
+        assert_eq!(polls(bench), []);
+        bench.tick(Span(1));
+        assert_eq!(polls(bench), [1]);
+    }),
+    ("a user's job by the other App", |bench| {
+        bench.apply(Change::Job(Job { entity_type: EntityType::User, ..job(1, 1) }));
+        bench.tick(Span(SWEEP.0 + 1));
+        let personal = |action: &Action| matches!(action, Action::PollJob { app: App::Personal, .. });
+        assert!(bench.find(personal).is_some());
+    }),
+    ("nobody knows its installation: it cannot be asked about", |bench| {
+        bench.apply(Change::Job(Job { installation: InstallationId(0), ..job(1, 1) }));
+        bench.tick(Span::hours(1));
+        assert_eq!(polls(bench), []);
+    }),
+    ("a job whose runner has ended is asked about 15 s later, before all others", |bench| {
+        for id in 2..4 {
+            bench.apply(Change::Job(job(id, 1)));
+        }
+        bench.apply(Change::Job(running(1, Some(OURS))));
+        let completed_at = Some(bench.now);
+        bench.apply(Change::Worker(Worker { status: Status::Completed, completed_at, ..worker(OURS, 1, START) }));
+        bench.tick(Span(Span::secs(15).0 - 1));
+        assert_eq!(polls(bench), []);
+        bench.tick(Span(1));
+        assert_eq!(polls(bench), [1]);
+        assert!(bench.why(&Reason::Doubt).is_some());
+    }),
+    ("GitHub says that it runs", |bench| {
+        polled(bench, job(1, 1));
+        answer(bench, || ok(JobView::InProgress { assignment: on("r", START) }));
+        assert_eq!(writes(bench), [Write::JobRunning { id: JobId(1), assignment: on("r", START) }]);
+        assert!(bench.why(&Reason::GitHubSays).is_some());
+        bench.answer_writes();
+        bench.decide();
+        assert_eq!(writes(bench), []);
+    }),
+    ("GitHub names the runner of a running job, and says the same again", |bench| {
+        polled(bench, running(1, None));
+        let view = || ok(JobView::InProgress { assignment: on("r", START) });
+        answer(bench, view);
+        assert_eq!(writes(bench), [Write::JobRunning { id: JobId(1), assignment: on("r", START) }]);
+        bench.answer_writes();
+        bench.tick(SWEEP);
+        answer(bench, view);
+        assert_eq!(writes(bench), []);
+    }),
+    ("GitHub says when it ended", |bench| {
+        polled(bench, running(1, None));
+        let (at, runner) = (START + Span::secs(50), || on("r", START));
+        answer(bench, || ok(JobView::Completed { assignment: runner(), completed_at: Some(at) }));
+        assert_eq!(writes(bench), [Write::JobCompleted { id: JobId(1), assignment: runner(), at }]);
+        bench.answer_writes();
+        assert!(!bench.snapshot.knows_job(JobId(1)));
+    }),
+    ("GitHub says that it ended, and not when", |bench| {
+        polled(bench, job(1, 1));
+        answer(bench, || ok(JobView::Completed { assignment: None, completed_at: None }));
+        assert_eq!(writes(bench), [Write::JobCompleted { id: JobId(1), assignment: None, at: bench.now }]);
+    }),
+    ("a running job is queued again: it is demand, once", |bench| {
+        polled(bench, running(1, Some("gone")));
+        answer(bench, || ok(JobView::Queued));
+        assert_eq!(writes(bench), [Write::JobRequeued { id: JobId(1), at: bench.now }]);
+        bench.answer_writes();
+        bench.tick(SWEEP);
+        answer(bench, || ok(JobView::Queued));
+        assert_eq!(writes(bench), []);
+        bench.nodes(1);
+        bench.decide();
+        assert_eq!(bench.reservations().len(), 1);
+    }),
+    ("a poll from before it started says nothing of a requeue", |bench| {
+        polled(bench, Job { assignment: on("r", START + Span::hours(1)), ..running(1, None) });
+        answer(bench, || ok(JobView::Queued));
+        assert_eq!(writes(bench), []);
+    }),
+    ("GitHub does not know it", |bench| {
+        polled(bench, job(1, 1));
+        answer(bench, || refused(GitHubError::NotFound));
+        let failure = JobFailure::JobNotFound;
+        assert_eq!(writes(bench), [Write::JobFailed { id: JobId(1), at: bench.now, failure }]);
+        assert!(bench.why(&Reason::GitHubSays).is_some());
+    }),
+    ("no answer says nothing: it is asked again in 5 s", |bench| {
+        polled(bench, running(1, None));
+        answer(bench, away);
+        assert_eq!((writes(bench), polls(bench)), (vec![], vec![]));
+        bench.tick(Span::secs(5));
+        assert_eq!(polls(bench), [1]);
+    }),
+    ("an answer that was given up is none", |bench| {
+        polled(bench, running(1, None));
+        let poll = bench.why(&Reason::Sweep).expect("a poll");
+        bench.answer(poll.id, Outcome::Lost);
+        bench.decide();
+        assert_eq!(writes(bench), []);
+    }),
+    ("a write whose answer was lost is repeated, one that was refused is not", |bench| {
+        polled(bench, job(1, 1));
+        answer(bench, || ok(JobView::Completed { assignment: None, completed_at: Some(START) }));
+        let write = bench.why(&Reason::GitHubSays).expect("a write");
+        bench.answer(write.id, Outcome::Written(Err(StoreError::Unavailable { message: "away".into() })));
+        bench.decide();
+        assert_eq!(writes(bench), []);
+        bench.tick(Span::secs(5));
+        let write = bench.why(&Reason::GitHubSays).expect("the same write");
+        bench.answer(write.id, Outcome::Written(Ok(Written::RefusedState)));
+        bench.tick(Span::secs(30));
+        assert_eq!(writes(bench), []);
+    }),
+    ("an installation that is gone for 15 s fails its jobs, also those that run", |bench| {
+        polled(bench, job(1, 1));
+        bench.apply(Change::Job(running(2, None)));
+        bench.apply(Change::Job(Job { created_at: bench.now, ..job(3, 9) }));
+        for _ in 0..12 {
+            answer(bench, || refused(GitHubError::InstallationGone));
+            bench.tick(Span::secs(5));
+        }
+        let failure = JobFailure::InstallationGone;
+        let mut failed: Vec<_> = writes(bench).iter().filter_map(Write::job).map(|id| id.0).collect();
+        failed.sort();
+        assert_eq!(failed, [1, 2], "and no other's");
+        assert!(bench.why(&Reason::Installation(failure)).is_some());
+    }),
+    ("one such answer is a glitch", |bench| {
+        polled(bench, job(1, 1));
+        answer(bench, || refused(GitHubError::InstallationGone));
+        bench.tick(Span::secs(6));
+        answer(bench, || ok(JobView::Queued));
+        for _ in 0..20 {
+            bench.tick(Span::secs(30));
+            answer(bench, || ok(JobView::Queued));
+        }
+        assert_eq!(writes(bench), []);
+    }),
+    ("one that is suspended fails its pending jobs alone: what runs may end by itself", |bench| {
+        polled(bench, job(1, 1));
+        bench.apply(Change::Job(running(2, None)));
+        for _ in 0..12 {
+            answer(bench, || refused(GitHubError::InstallationSuspended));
+            bench.tick(Span::secs(5));
+        }
+        let failed: Vec<_> = writes(bench).iter().filter_map(Write::job).collect();
+        assert_eq!(failed, [JobId(1)]);
+        assert!(bench.why(&Reason::Installation(JobFailure::InstallationSuspended)).is_some());
+    }),
+];
+
+#[test]
+fn every_branch_and_every_reason() {
+    play(0, CASES, &reasons_of("reconcile_jobs"));
+}

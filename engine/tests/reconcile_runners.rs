@@ -1,0 +1,301 @@
+//! reconcile_runners: a table of every branch.
+
+mod support;
+
+use engine::{
+    decision::{Action, Reason, WorkerFailure},
+    facts::*,
+    ids::*,
+};
+use support::*;
+
+use WorkerFailure as F;
+
+const HOUR: Span = Span::hours(1);
+const OTHER: &str = "rise-riscv-runner-1-bbbbbbbbb";
+const OFFLINE: &[(&str, bool, bool)] = &[(OURS, false, false)];
+const IDLE: &[(&str, bool, bool)] = &[(OURS, true, false)];
+const BUSY: &[(&str, bool, bool)] = &[(OURS, true, true)];
+
+/// The entry goes first, and only when GitHub has agreed the row, with a look at the pod.
+#[track_caller]
+fn removed(bench: &mut Bench, failure: F, runners: &[(&str, bool, bool)], most: Span) {
+    let Some(chosen) = bench.until(&Reason::RunnerBeforePod(failure), Some(runners), most) else {
+        panic!("the entry stays: {:#?}", bench.open)
+    };
+    assert!(matches!(&chosen.action, Action::DeleteRunner { name, .. } if &**name == OURS), "{chosen:?}");
+    assert_eq!(bench.why(&Reason::WorkerFailed(failure)), None, "not before GitHub agreed");
+    bench.answer(chosen.id, Outcome::RunnerDeleted(ok(())));
+    let Some(chosen) = bench.until(&Reason::WorkerFailed(failure), Some(&[]), Span::mins(1)) else {
+        panic!("the row stays: {:#?}", bench.open)
+    };
+    assert!(matches!(&chosen.action, Action::Write { diagnose: Some(_), .. }), "S12: {chosen:?}");
+}
+
+/// Not a word of a removal for this long.
+#[track_caller]
+fn stays(bench: &mut Bench, failure: F, runners: &[(&str, bool, bool)], span: Span) {
+    assert_eq!(bench.until(&Reason::RunnerBeforePod(failure), Some(runners), span), None);
+    assert!(!bench.reasons.contains(&Reason::WorkerFailed(failure)), "{failure}");
+}
+
+fn ended(bench: &mut Bench) {
+    let completed_at = Some(bench.now);
+    bench.apply(Change::Worker(Worker { status: Status::Completed, completed_at, ..worker(OURS, 1, START) }));
+    bench.tick(Span(1));
+}
+
+/// A worker of this leader whose calls for a JIT configuration are answered so.
+fn reserved(bench: &mut Bench, jit: impl Fn() -> GitHubAnswer<Minted>, span: Span) {
+    bench.apply(Change::Job(job(1, 1)));
+    bench.decide();
+    bench.answer_writes();
+    let end = bench.now + span;
+    while bench.now < end {
+        bench.tick(Span::secs(5));
+        for chosen in bench.open.clone() {
+            if matches!(chosen.action, Action::MintJit(_)) {
+                bench.answer(chosen.id, Outcome::JitMinted(jit()));
+            }
+        }
+        bench.decide();
+    }
+}
+
+const CASES: &[Case] = &[
+    (
+        "a worker's scope is listed at once, again in 15 s while its runner is awaited, and then every 2 minutes",
+        |bench| {
+            bench.find_worker(Status::Running, PodPhase::Running);
+            bench.answer_writes();
+            bench.decide();
+            assert!(bench.why(&Reason::ListingDue).is_some());
+            bench.listed(&[]);
+            bench.tick(Span(Span::secs(15).0 - 1));
+            assert_eq!(bench.why(&Reason::ListingDue), None);
+            bench.tick(Span(1));
+            bench.listed(IDLE);
+            bench.tick(Span(Span::mins(2).0 - 1));
+            assert_eq!(bench.why(&Reason::ListingDue), None);
+            bench.tick(Span(1));
+            assert!(bench.why(&Reason::ListingDue).is_some());
+        },
+    ),
+    ("nobody of an entity: it is not listed", |bench| {
+        bench.nodes(0);
+        bench.apply(Change::Job(job(1, 1)));
+        bench.tick(HOUR);
+        assert_eq!(bench.why(&Reason::ListingDue), None);
+    }),
+    ("the runner of a worker that has ended", |bench| {
+        ended(bench);
+        let chosen = bench.until(&Reason::RunnerOfEndedWorker, Some(OFFLINE), Span::secs(1)).expect("it goes");
+        assert!(matches!(&chosen.action, Action::DeleteRunner { id: RunnerId(1), name, .. } if &**name == OURS));
+    }),
+    ("not while it is busy", |bench| {
+        ended(bench);
+        assert_eq!(bench.until(&Reason::RunnerOfEndedWorker, Some(BUSY), HOUR), None);
+    }),
+    ("nor while a running job names it", |bench| {
+        bench.apply(Change::Job(Job { status: Status::Running, assignment: on(OURS, START), ..job(1, 1) }));
+        ended(bench);
+        assert_eq!(bench.until(&Reason::RunnerOfEndedWorker, Some(OFFLINE), HOUR), None);
+    }),
+    ("a runner of ours that no worker has, once the store has been read after it was seen", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        bench.listed(&[(OTHER, true, false)]);
+        bench.tick(Span::secs(10));
+        assert_eq!(bench.why(&Reason::OrphanRunner), None, "S16");
+        let chosen = bench.until(&Reason::OrphanRunner, Some(&[(OTHER, true, false)]), Span::mins(5)).expect("it goes");
+        assert!(matches!(&chosen.action, Action::DeleteRunner { name, .. } if &**name == OTHER));
+    }),
+    ("a runner that is not ours, or another realm's, or another entity's", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        let foreign = [
+            ("builder-7", false, false),
+            ("rise-riscv-runner-staging-1-abcdefghi", false, false),
+            ("rise-riscv-runner-2-abcdefghi", false, false),
+            ("rise-riscv-runner-1-abcdefghij", false, false),
+            (OURS, true, true),
+        ];
+        assert_eq!(bench.until(&Reason::OrphanRunner, Some(&foreign), HOUR), None);
+        assert_eq!(bench.find(|action| matches!(action, Action::DeleteRunner { .. })), None);
+    }),
+    ("never registered: 120 s after it started, and once a listing has said so since", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        stays(bench, F::RunnerNeverRegistered, OFFLINE, Span::secs(115));
+        removed(bench, F::RunnerNeverRegistered, OFFLINE, Span::secs(30));
+    }),
+    ("never registered, and without an entry: nothing to delete first", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        let reason = Reason::WorkerFailed(F::RunnerNeverRegistered);
+        assert!(bench.until(&reason, Some(&[]), Span::secs(150)).is_some());
+    }),
+    ("never registered, and GitHub does not answer: nothing is concluded", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        for _ in 0..60 {
+            bench.tick(Span::mins(1));
+            for chosen in bench.open.clone() {
+                if matches!(chosen.action, Action::ListRunners(_)) {
+                    bench.answer(chosen.id, Outcome::RunnersListed(away()));
+                }
+            }
+        }
+        assert!(!bench.reasons.contains(&Reason::WorkerFailed(F::RunnerNeverRegistered)), "S16");
+    }),
+    ("online at last: it stays", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        stays(bench, F::RunnerNeverRegistered, OFFLINE, Span::secs(100));
+        stays(bench, F::RunnerNeverRegistered, BUSY, HOUR);
+    }),
+    ("lost: it was online, and has been away for 120 s", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        stays(bench, F::RunnerLost, BUSY, Span::mins(3));
+        stays(bench, F::RunnerLost, OFFLINE, Span::secs(115));
+        removed(bench, F::RunnerLost, OFFLINE, Span::mins(5));
+    }),
+    ("away, and a running job names it: it may be back", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        bench.apply(Change::Job(Job { status: Status::Running, assignment: on(OURS, START), ..job(1, 1) }));
+        stays(bench, F::RunnerLost, OFFLINE, HOUR);
+    }),
+    ("stuck pending: 600 s after it was made", |bench| {
+        bench.find_worker(Status::Pending, PodPhase::Pending);
+        stays(bench, F::PodStuckPending, OFFLINE, Span::secs(595));
+        removed(bench, F::PodStuckPending, OFFLINE, Span::secs(30));
+    }),
+    ("a pod whose Secret another leader never made: after a minute", |bench| {
+        bench.apply(Change::Worker(worker(OURS, 1, START)));
+        let waiting = Some("CreateContainerConfigError".to_owned());
+        bench.see(Pod { waiting, ..pod(OURS, PodPhase::Pending, START) });
+        stays(bench, F::ProvisioningInterrupted, OFFLINE, Span::secs(55));
+        removed(bench, F::ProvisioningInterrupted, OFFLINE, Span::secs(30));
+    }),
+    ("surplus: idle and unneeded for 5 minutes", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        stays(bench, F::Surplus, IDLE, Span::secs(290));
+        removed(bench, F::Surplus, IDLE, Span::mins(5));
+    }),
+    ("a job of its group waits: it is not surplus", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        bench.apply(Change::Job(job(1, 1)));
+        stays(bench, F::Surplus, IDLE, HOUR);
+    }),
+    ("it takes a job just then: GitHub refuses, and it stays", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        let reason = Reason::RunnerBeforePod(F::Surplus);
+        let chosen = bench.until(&reason, Some(IDLE), Span::mins(10)).expect("it is surplus");
+        bench.answer(chosen.id, Outcome::RunnerDeleted(refused(GitHubError::RunnerBusy)));
+        stays(bench, F::Surplus, BUSY, HOUR);
+    }),
+    ("its deletion was not answered: it is tried again, and nothing else is done to it", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        let reason = Reason::RunnerBeforePod(F::Surplus);
+        let chosen = bench.until(&reason, Some(IDLE), Span::mins(10)).expect("it is surplus");
+        bench.answer(chosen.id, Outcome::RunnerDeleted(away()));
+        bench.decide();
+        assert_eq!(bench.why(&reason), None);
+        removed(bench, F::Surplus, IDLE, Span::mins(5));
+    }),
+    ("no JIT configuration for 10 minutes", |bench| {
+        let no = || refused(GitHubError::Refused { status: 422, message: "no".into() });
+        reserved(bench, no, Span::secs(595));
+        assert!(!bench.reasons.contains(&Reason::WorkerFailed(F::JitRefused)));
+        assert!(bench.until(&Reason::WorkerFailed(F::JitRefused), Some(&[]), Span::secs(65)).is_some());
+    }),
+    ("its name is taken: at once", |bench| {
+        reserved(bench, || refused(GitHubError::NameTaken), Span::secs(5));
+        assert!(bench.why(&Reason::WorkerFailed(F::NameTaken)).is_some());
+    }),
+    ("the cluster refuses its Secret for 10 minutes: its entry and its pod go", |bench| {
+        bench.apply(Change::Job(job(1, 1)));
+        bench.decide();
+        let name = bench.reservations().remove(0).0.name;
+        let end = bench.now + Span::secs(595);
+        let no = || ClusterError::Refused { status: 403, message: "quota".into() };
+        let mut minted = 0;
+        while bench.now < end {
+            for chosen in bench.open.clone() {
+                let outcome = match chosen.action {
+                    Action::Write { .. } => Outcome::Written(Ok(Written::Done)),
+                    Action::MintJit(_) => {
+                        minted += 1;
+                        Outcome::JitMinted(ok(Minted { runner: RunnerId(9) }))
+                    }
+                    Action::CreatePod(_) => {
+                        let made = pod(name.as_str(), PodPhase::Pending, bench.now);
+                        bench.cluster.push(made.clone());
+                        Outcome::PodCreated(Ok(made))
+                    }
+                    Action::CreateSecret { .. } => Outcome::SecretCreated(Err(no())),
+                    _ => continue,
+                };
+                bench.answer(chosen.id, outcome);
+            }
+            bench.tick(Span::secs(5));
+        }
+        assert_eq!(minted, 1, "S10");
+        assert!(!bench.reasons.contains(&Reason::RunnerBeforePod(F::PodRefused)));
+        let runners = [(name.as_str(), false, false)];
+        let reason = Reason::RunnerBeforePod(F::PodRefused);
+        let chosen = bench.until(&reason, Some(&runners), Span::secs(30)).expect("its entry goes");
+        bench.answer(chosen.id, Outcome::RunnerDeleted(ok(())));
+        assert!(bench.until(&Reason::WorkerFailed(F::PodRefused), Some(&[]), Span::mins(1)).is_some());
+    }),
+    ("stuck, and the App is not installed any more: nobody can be asked, and nothing has started in it", |bench| {
+        bench.find_worker(Status::Pending, PodPhase::Pending);
+        assert!(bench.until(&Reason::WorkerFailed(F::InstallationGone), None, Span::mins(12)).is_some());
+    }),
+    ("running, and the App is not installed any more: it may still work, for 6 hours", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        let reason = Reason::WorkerFailed(F::InstallationGone);
+        assert_eq!(bench.until(&reason, None, Span(6 * HOUR.0 - 60_000)), None);
+        assert!(bench.until(&reason, None, Span::mins(5)).is_some());
+    }),
+];
+
+#[test]
+fn every_branch_and_every_reason() {
+    play(1, CASES, &reasons_of("reconcile_runners"));
+}
+
+#[test]
+fn of_several_idle_runners_no_more_are_retired_than_nobody_needs() {
+    let names: Vec<String> =
+        ('a'..='d').map(|c| format!("rise-riscv-runner-1-{}", String::from(c).repeat(9))).collect();
+    let mut bench = Bench::new(4);
+    for name in &names {
+        let status = Status::Running;
+        bench.apply(Change::Worker(Worker { status, running_at: Some(START), ..worker(name, 1, START) }));
+        bench.see(pod(name, PodPhase::Running, START));
+    }
+    bench.apply(Change::Job(job(1, 1)));
+    let runners: Vec<(&str, bool, bool)> = names.iter().map(|name| (name.as_str(), true, false)).collect();
+    let reason = Reason::RunnerBeforePod(F::Surplus);
+    assert!(bench.until(&reason, Some(&runners), Span::mins(10)).is_some());
+    bench.tick(Span::mins(10));
+    assert_eq!(bench.open.iter().filter(|chosen| chosen.reason == reason).count(), 3, "one job waits");
+}
+
+#[test]
+fn a_listing_that_contradicts_the_rows_has_their_jobs_asked_about() {
+    type Given = (&'static str, Option<Job>, (bool, bool), bool);
+    let named = |at| Some(Job { status: Status::Running, assignment: on(OURS, at), ..job(1, 1) });
+    let late = START + Span::hours(1);
+    let cases: [Given; 5] = [
+        ("a job named a runner that is idle, for a minute", named(START), (true, false), true),
+        ("GitHub's busy may lag that far behind its start", named(late), (true, false), false),
+        ("it is busy with it", named(START), (true, true), false),
+        ("a job waits and a runner has been idle for half a minute", Some(job(1, 1)), (true, false), true),
+        ("a job waits and a runner is busy with nobody's", Some(job(1, 1)), (true, true), true),
+    ];
+    for (name, row, (online, busy), doubted) in cases {
+        let mut bench = Bench::new(1);
+        bench.find_worker(Status::Running, PodPhase::Running);
+        // Its turn to be asked about anyway comes later.
+        bench.apply(Change::Job(Job { created_at: late, ..row.expect("a job") }));
+        let runners = [(OURS, online, busy)];
+        let found = bench.until(&Reason::Doubt, Some(&runners), Span::secs(240)).is_some();
+        assert_eq!(found, doubted, "{name}");
+    }
+}

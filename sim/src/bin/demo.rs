@@ -1,0 +1,222 @@
+//! Plays a capture against the whole service on loopback: both models, ghfe and scheduler, real HTTP between them.
+//!
+//! `cargo demo [-- --once] [--capture FILE] [--listen ADDR] [--speed X]`
+
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use adapters::{
+    config,
+    memory::MemoryStore,
+    ports::{HistoryQuery, Store, system_clock},
+};
+use engine::{facts::Status, ids::Realm, policy::Policy};
+use sim::{
+    capture::{self, PlayedJob},
+    harness::{Error, Models, Service, Setup},
+    play::{self, Player, faster},
+};
+
+const USAGE: &str = "usage: cargo demo [-- OPTIONS]
+  --once            end when every job of the capture is completed; the last line is JSON
+  --capture FILE    play this capture (ghfe's CAPTURE) instead of the built-in one
+  --print-capture   print the built-in capture and end: for `cargo sim replay`
+  --listen ADDR     where ghfe listens (default: a free loopback port)
+  --speed X         time runs X times as fast (default 20; 1 to 200)
+POSTGRES_URL in the environment: keep the state there instead of in memory";
+
+struct Options {
+    once: bool,
+    capture: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    speed: f64,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options { once: false, capture: None, listen: None, speed: 20.0 };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} wants a value"));
+        match arg.as_str() {
+            "--once" => options.once = true,
+            "--print-capture" => {
+                print!("{}", capture::built_in());
+                std::process::exit(0);
+            }
+            "--capture" => options.capture = Some(PathBuf::from(value()?)),
+            "--listen" => {
+                options.listen = Some(value()?.parse().map_err(|_| "--listen wants an address such as 127.0.0.1:8080")?)
+            }
+            "--speed" => options.speed = value()?.parse().map_err(|_| "--speed wants a number")?,
+            // The alias ends with one already.
+            "--" => {}
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
+            other => return Err(format!("{other} is not an option")),
+        }
+    }
+    if !(1.0..=200.0).contains(&options.speed) {
+        return Err("--speed wants a number from 1 to 200".to_owned());
+    }
+    Ok(options)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match options() {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let level = std::env::var("LOGLEVEL").unwrap_or_else(|_| "error".to_owned()).to_lowercase();
+    let filter = tracing_subscriber::EnvFilter::try_new(level).unwrap_or_default();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match play(options).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The service's own timeouts, and GitHub's limits, at the demo's speed.
+fn sped_up(mut policy: Policy, speed: f64) -> Policy {
+    let timeouts = &mut policy.timeouts;
+    for span in [
+        &mut timeouts.registration,
+        &mut timeouts.pending,
+        &mut timeouts.surplus,
+        &mut timeouts.idle_proof,
+        &mut timeouts.jit,
+        &mut timeouts.phantom,
+        &mut timeouts.gone,
+        &mut timeouts.backoff,
+        &mut timeouts.backoff_max,
+        &mut timeouts.pods_relist,
+        &mut timeouts.pods_doubt,
+        &mut timeouts.deliveries,
+    ] {
+        *span = faster(*span, speed);
+    }
+    let governor = &mut policy.governor;
+    for span in [&mut governor.doubt_every, &mut governor.sweep_every, &mut governor.list_every] {
+        *span = faster(*span, speed);
+    }
+    governor.jit_per_minute = (f64::from(governor.jit_per_minute) * speed) as u32;
+    policy
+}
+
+async fn store() -> Result<(Arc<dyn Store>, &'static str), Error> {
+    match std::env::var("POSTGRES_URL").ok().filter(|url| !url.is_empty()) {
+        None => Ok((MemoryStore::new(system_clock()), "memory")),
+        Some(url) => Ok((adapters::postgres::PgStore::connect(&url.into(), Realm::Prod).await?, "Postgres")),
+    }
+}
+
+async fn play(options: Options) -> Result<bool, Error> {
+    let text = match &options.capture {
+        Some(path) => std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?,
+        None => capture::built_in(),
+    };
+    let jobs = capture::read(&text)?;
+    let (policy, pods) = config::built_in(Realm::Prod)?;
+    let (store, kept) = store().await?;
+    let cluster = play::cluster(options.speed, options.capture.is_none());
+    let mut models = Models::start(play::github(&jobs, options.speed), cluster, system_clock()).await?;
+    let setup = Setup {
+        store: store.clone(),
+        policy: sped_up(policy, options.speed),
+        pods,
+        listen: options.listen,
+        capture: None,
+        seed: (system_clock())().0.unsigned_abs(),
+    };
+    let service = Service::start(&models, setup).await?;
+    models.deliver_to(format!("http://{}/", service.ghfe));
+    let kubeconfig = PathBuf::from("target/demo/kubeconfig");
+    std::fs::create_dir_all("target/demo")?;
+    std::fs::write(&kubeconfig, models.kubeconfig())?;
+    println!("{} jobs at {} times real speed; state in {kept}", jobs.len(), options.speed);
+    println!("usage      http://{}/usage", service.ghfe);
+    println!("history    http://{}/history", service.ghfe);
+    println!("scheduler  http://{}/status", service.scheduler);
+    println!("cluster    KUBECONFIG={} kubectl get pods", kubeconfig.display());
+    let done = run(&models, &*store, Player::new(jobs, options.speed), options.once).await?;
+    if options.once {
+        service.stop().await?;
+    }
+    Ok(done)
+}
+
+/// Plays to the end, and shows how it goes.
+async fn run(models: &Models, store: &dyn Store, mut player: Player, once: bool) -> Result<bool, Error> {
+    let mut shown = Instant::now();
+    loop {
+        player.step(models);
+        if shown.elapsed() >= Duration::from_secs(1) {
+            shown = Instant::now();
+            show(store, &player).await?;
+        }
+        let done = if player.is_over() { completed(store, player.jobs()).await? } else { 0 };
+        let all = done == player.jobs().len();
+        let late = player.elapsed() > player.limit();
+        if once && (all || late) {
+            if !all {
+                eprintln!("demo: not every job was completed within {} s", player.limit().as_secs());
+            }
+            println!("\n{}", player.report(models, done));
+            return Ok(all);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// How many of these jobs the store has as completed.
+async fn completed(store: &dyn Store, jobs: &[PlayedJob]) -> Result<usize, Error> {
+    let mut ids: BTreeSet<i64> = jobs.iter().map(|job| job.id).collect();
+    let query = |page| HistoryQuery { start: None, end: None, page, per_page: 1000 };
+    let (mut page, mut completed) = (0, 0);
+    loop {
+        let part = store.history(query(page)).await.map_err(|error| format!("{error:?}"))?;
+        let done = part.jobs.iter().filter(|job| job.status == Status::Completed && ids.remove(&job.id.0));
+        completed += done.count();
+        page += 1;
+        if u64::from(page) * 1000 >= part.total {
+            return Ok(completed);
+        }
+    }
+}
+
+async fn show(store: &dyn Store, player: &Player) -> Result<(), Error> {
+    let usage = store.usage().await.map_err(|error| format!("{error:?}"))?;
+    let count = |status| usage.jobs.iter().filter(|job| job.status == status).count();
+    let line = format!(
+        "{:5.0}s  queued {}/{}  pending {}  running {}  workers {}",
+        player.elapsed().as_secs_f64(),
+        player.queued(),
+        player.jobs().len(),
+        count(Status::Pending),
+        count(Status::Running),
+        usage.workers.len(),
+    );
+    if std::io::stdout().is_terminal() {
+        print!("\r{line:<78}");
+        std::io::stdout().flush()?;
+    } else {
+        println!("{line}");
+    }
+    Ok(())
+}

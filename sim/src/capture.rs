@@ -1,0 +1,263 @@
+//! Captures: deliveries as ghfe's CAPTURE keeps them, and the jobs they tell of.
+
+use std::collections::BTreeMap;
+
+use engine::ids::{Span, Time};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::world::{
+    github::{AccountKind, GitHub},
+    kubernetes::Fate,
+};
+
+/// One job of a capture, to be played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlayedJob {
+    /// GitHub's id.
+    pub id: i64,
+    /// The owner: id, login, kind.
+    pub owner: (i64, String, AccountKind),
+    /// The repository: id, `owner/name`.
+    pub repo: (i64, String),
+    /// The installation's id.
+    pub installation: i64,
+    /// What it asks for.
+    pub labels: Vec<String>,
+    /// When it is queued, after the capture's beginning.
+    pub queued: Span,
+    /// How long it runs.
+    pub duration: Span,
+    /// When somebody cancels it, after it was queued.
+    pub cancelled: Option<Span>,
+}
+
+/// Why a capture cannot be played.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// A line that is not what ghfe writes.
+    #[error("line {line}: {what}")]
+    Line {
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Nothing in it.
+    #[error("the capture holds no queued workflow_job delivery")]
+    Empty,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    at: jiff::Timestamp,
+    headers: BTreeMap<String, String>,
+    body: Value,
+}
+
+/// A job that never ended in the capture runs this long.
+const UNKNOWN_DURATION: Span = Span::mins(2);
+
+/// Reads a capture: one JSON object a line.
+pub fn read(text: &str) -> Result<Vec<PlayedJob>, CaptureError> {
+    let mut jobs: BTreeMap<i64, (Time, PlayedJob)> = BTreeMap::new();
+    let mut ends: Vec<(i64, Value, Time)> = Vec::new();
+    for (i, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        let wrong = |what: String| CaptureError::Line { line: i + 1, what };
+        let line: Line = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        if line.headers.get("x-github-event").map(String::as_str) != Some("workflow_job") {
+            continue;
+        }
+        let at = Time(line.at.as_millisecond());
+        let id = line.body.pointer("/workflow_job/id").and_then(Value::as_i64);
+        let id = id.ok_or_else(|| wrong("workflow_job.id is missing".to_owned()))?;
+        match line.body["action"].as_str() {
+            Some("queued") => {
+                let job =
+                    queued(id, &line.body).ok_or_else(|| wrong("a field of the queued job is missing".to_owned()))?;
+                jobs.entry(id).or_insert((at, job));
+            }
+            Some("completed") => ends.push((id, line.body, at)),
+            Some(_) | None => {}
+        }
+    }
+    let start = jobs.values().map(|(at, _)| *at).min().ok_or(CaptureError::Empty)?;
+    for (id, body, at) in ends {
+        let Some((queued_at, job)) = jobs.get_mut(&id) else { continue };
+        end(job, &body, *queued_at, at);
+    }
+    let mut played: Vec<PlayedJob> = jobs
+        .into_values()
+        .map(|(at, mut job)| {
+            job.queued = at.since(start);
+            job
+        })
+        .collect();
+    played.sort_by_key(|job| (job.queued, job.id));
+    Ok(played)
+}
+
+fn queued(id: i64, body: &Value) -> Option<PlayedJob> {
+    let owner = body.pointer("/repository/owner")?;
+    let kind = if owner["type"].as_str()? == "User" { AccountKind::User } else { AccountKind::Organization };
+    let labels = body.pointer("/workflow_job/labels")?.as_array()?;
+    Some(PlayedJob {
+        id,
+        owner: (owner["id"].as_i64()?, owner["login"].as_str()?.to_owned(), kind),
+        repo: (body.pointer("/repository/id")?.as_i64()?, body.pointer("/repository/full_name")?.as_str()?.to_owned()),
+        installation: body.pointer("/installation/id")?.as_i64()?,
+        labels: labels.iter().filter_map(|label| Some(label.as_str()?.to_owned())).collect(),
+        queued: Span::ZERO,
+        duration: UNKNOWN_DURATION,
+        cancelled: None,
+    })
+}
+
+fn end(job: &mut PlayedJob, body: &Value, queued_at: Time, at: Time) {
+    let ran = body.pointer("/workflow_job/runner_name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    let time = |field: &str| {
+        let text = body.pointer(&format!("/workflow_job/{field}"))?.as_str()?;
+        Some(Time(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()))
+    };
+    if !ran {
+        job.cancelled = Some(at.since(queued_at));
+    } else if let (Some(started), Some(completed)) = (time("started_at"), time("completed_at")) {
+        job.duration = completed.since(started).max(Span::secs(1));
+    }
+}
+
+/// Who takes part in the built-in capture: owner, installation, repositories, labels.
+type Party = (i64, &'static str, AccountKind, i64, &'static [(i64, &'static str)], &'static [&'static str]);
+
+const PARTIES: [Party; 5] = [
+    (
+        21_003_710,
+        "pytorch",
+        AccountKind::Organization,
+        501,
+        &[(11, "pytorch/pytorch"), (12, "pytorch/vision")],
+        &["linux.riscv64.xlarge", "ubuntu-24.04-riscv"],
+    ),
+    (134_263_123, "ggml-org", AccountKind::Organization, 502, &[(21, "ggml-org/llama.cpp")], &["ubuntu-24.04-riscv"]),
+    (
+        9_001,
+        "octo-org",
+        AccountKind::Organization,
+        503,
+        &[(31, "octo-org/app"), (32, "octo-org/lib")],
+        &["ubuntu-24.04-riscv", "ubuntu-26.04-riscv"],
+    ),
+    (
+        9_002,
+        "vector-works",
+        AccountKind::Organization,
+        504,
+        &[(41, "vector-works/blas")],
+        &["ubuntu-24.04-riscv-rvv", "ubuntu-26.04-riscv-2xlarge", "ubuntu-24.04-riscv-2xlarge"],
+    ),
+    (
+        660_779,
+        "luhenry",
+        AccountKind::User,
+        601,
+        &[(51, "luhenry/jvm"), (52, "luhenry/notes")],
+        &["ubuntu-24.04-riscv"],
+    ),
+];
+
+/// How many jobs the built-in capture has.
+pub const BUILT_IN_JOBS: i64 = 240;
+
+/// The built-in capture, as ghfe would have written it: real bodies, 240 jobs of four organisations and a personal
+/// account over five pools within 20 minutes, every twelfth cancelled before it started.
+pub fn built_in() -> String {
+    let start = Time(1_700_000_000_000);
+    let mut github = GitHub::new(7);
+    let mut lines: Vec<(Time, String)> = Vec::new();
+    for (id, login, kind, installation, repos, _) in PARTIES {
+        github.add_account(kind, id, login, installation);
+        for (repo, name) in repos {
+            github.add_repo(*repo, id, name);
+        }
+    }
+    for i in 0..BUILT_IN_JOBS {
+        let (_, _, _, _, repos, labels) = PARTIES[(i * 7 % 5) as usize];
+        let (repo, _) = repos[(i % repos.len() as i64) as usize];
+        let label = labels[(i / 3 % labels.len() as i64) as usize];
+        let id = 29_000_000_000 + i * 10;
+        let at = start + Span::secs(i * 5 % 1200);
+        let duration = Span::secs(60 + i * 37 % 240);
+        github.queue_job(id, repo, &[label], duration, at);
+        if i % 12 == 5 {
+            github.cancel_job(id, at + Span::secs(8));
+        } else {
+            github.run_to_end(id, at + Span::secs(30));
+        }
+        for outgoing in github.take_outbox() {
+            let body: Value = serde_json::from_str(&outgoing.body).unwrap_or(Value::Null);
+            let when = match body["action"].as_str() {
+                Some("queued") => at,
+                Some("in_progress") => at + Span::secs(30),
+                Some(_) | None if i % 12 == 5 => at + Span::secs(8),
+                Some(_) | None => at + Span::secs(30) + duration,
+            };
+            let stamp = jiff::Timestamp::from_millisecond(when.0).map_or_else(|_| String::new(), |at| at.to_string());
+            let headers = json!({ "x-github-event": outgoing.event, "x-github-delivery": outgoing.guid, "content-type": "application/json" });
+            lines.push((when, json!({ "at": stamp, "headers": headers, "body": body }).to_string()));
+        }
+    }
+    lines.sort();
+    lines.into_iter().map(|(_, line)| line + "\n").collect()
+}
+
+/// What happens to the demo's pods, so that every path is taken: by the order of their creation.
+pub fn fates() -> Vec<Option<Fate>> {
+    let mut fates = vec![None; 60];
+    fates[3] = Some(Fate::FailsAtStart(1));
+    fates[9] = Some(Fate::NeverConnects);
+    fates[15] = Some(Fate::ImagePullBackOff);
+    fates[27] = Some(Fate::OutOfMemory);
+    fates[41] = Some(Fate::NeverConnects);
+    fates
+}
+
+/// Makes the accounts and repositories of a capture known.
+pub fn introduce(github: &mut GitHub, jobs: &[PlayedJob]) {
+    for job in jobs {
+        let (id, login, kind) = &job.owner;
+        if !github.accounts.contains_key(id) {
+            github.add_account(*kind, *id, login, job.installation);
+        }
+        github.add_repo(job.repo.0, *id, &job.repo.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_capture_holds_what_the_demo_promises() {
+        let jobs = read(&built_in()).unwrap();
+        assert_eq!(jobs.len() as i64, BUILT_IN_JOBS);
+        assert!(jobs.iter().filter(|job| job.cancelled.is_some()).count() >= 10);
+        let owners: std::collections::BTreeSet<i64> = jobs.iter().map(|job| job.owner.0).collect();
+        assert_eq!(owners.len(), 5);
+        assert!(jobs.iter().any(|job| job.owner.2 == AccountKind::User));
+        assert!(jobs.iter().all(|job| job.duration > Span::ZERO && job.queued < Span::mins(21)));
+    }
+
+    #[test]
+    fn a_broken_capture_says_where() {
+        for (text, message) in [
+            ("", "the capture holds no queued workflow_job delivery"),
+            ("{}\n", "line 1: missing field `at` at line 1 column 2"),
+            (
+                "\n{\"at\":\"2026-01-01T00:00:00Z\",\"headers\":{\"x-github-event\":\"workflow_job\"},\"body\":{}}",
+                "line 2: workflow_job.id is missing",
+            ),
+        ] {
+            assert_eq!(read(text).unwrap_err().to_string(), message);
+        }
+    }
+}

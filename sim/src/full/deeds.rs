@@ -1,0 +1,242 @@
+//! What a plan has happen: the models' world as it is set up, as it moves on, and the deeds in it.
+
+use std::{sync::Arc, time::Duration};
+
+use adapters::ports::Clock;
+use engine::ids::Span;
+use simulation::{
+    plan::What,
+    register::Fault,
+    run::{MINUTE, SECOND},
+};
+use tokio::time::sleep;
+
+use super::{
+    judge, nodes,
+    register::More,
+    trouble::FullPlan,
+    world::{Node, World, lock},
+};
+use crate::{
+    credentials::{APPS, ModelKey, TOKEN},
+    http::{
+        github::{GitHubFace, RegisteredApp},
+        kubernetes::KubernetesFace,
+    },
+    world::{
+        github::{AccountKind, GitHub, JobState},
+        kubernetes::{Cluster, Key, Timing},
+    },
+};
+
+/// The models' world moves on this often.
+const STEP: Duration = Duration::from_millis(250);
+/// Repositories of each account.
+const REPOS: i64 = 2;
+
+/// A repository's id.
+fn repo_id(account: i64, repo: i64) -> i64 {
+    account * 100 + repo
+}
+
+fn node_name(plan: &FullPlan, (pool, node): (usize, usize)) -> String {
+    format!("{}-{node}", plan.plan.world.pool[pool].name)
+}
+
+/// Both models behind their faces, as they are at the start.
+pub fn set_up(plan: &FullPlan, keys: &(ModelKey, ModelKey), clock: Clock) -> (Arc<GitHubFace>, Arc<KubernetesFace>) {
+    let world = &plan.plan.world;
+    let now = clock();
+    let mut github = GitHub::new(plan.plan.seed);
+    github.mischief.busy_lag = Span(world.busy_lag);
+    github.mischief.newest_first = world.newest_first;
+    for account in &world.account {
+        let kind = if account.user { AccountKind::User } else { AccountKind::Organization };
+        let login = format!("owner-{}", account.id);
+        github.add_account(kind, account.id, &login, account.installation);
+        if let Some(known) = github.accounts.get_mut(&account.id) {
+            known.quota.limit = account.limit;
+        }
+        for repo in 1..=REPOS {
+            github.add_repo(repo_id(account.id, repo), account.id, &format!("{login}/repo-{repo}"));
+        }
+    }
+    let mut cluster = Cluster::new(plan.plan.seed & 0xffff);
+    cluster.timing = Timing { pull: Span(world.pull), ..Timing::default() };
+    for (i, pool) in world.pool.iter().enumerate() {
+        for (j, runners) in pool.nodes.iter().enumerate() {
+            cluster.set_node(&node_name(plan, (i, j)), &pool.name, *runners, now);
+        }
+    }
+    let app = |id, kind, key: &ModelKey| RegisteredApp { id, kind, public_key: key.public.clone() };
+    let apps = vec![app(APPS.0, AccountKind::Organization, &keys.0), app(APPS.1, AccountKind::User, &keys.1)];
+    (GitHubFace::new(github, clock.clone(), apps), KubernetesFace::new(cluster, clock, TOKEN))
+}
+
+/// Lets the models' world move, for ever.
+pub async fn move_on(world: Arc<World>) {
+    let mut seen = 0;
+    let mut lagging = false;
+    loop {
+        {
+            let mut runners = lock(&world.runners);
+            world.cluster.with(|cluster, now| {
+                world.github.with(|github, _| runners.step(cluster, github, now));
+            });
+        }
+        let version = world.cluster.peek(Cluster::version);
+        if version != seen {
+            seen = version;
+            if world.strikes(Fault::WatchBroken) {
+                break_watches(&world);
+            }
+        }
+        if world.threatens(Fault::WatchLate) || lagging {
+            lagging = world.strikes(Fault::WatchLate);
+            let lag = if lagging { world.span(SECOND, MINUTE) } else { Duration::ZERO };
+            world.cluster.lag(lag);
+        }
+        sleep(STEP).await;
+    }
+}
+
+/// Every watch ends, and none begins for a while; some find their place in the log gone.
+fn break_watches(world: &World) {
+    world.note("watch", 0, 0, || "every watch breaks".to_owned());
+    judge::break_watches(world, world.now() + world.between(SECOND, 2 * MINUTE));
+    if world.chance(50) {
+        world.more(More::WatchGone);
+        world.cluster.with(|cluster, _| cluster.compact());
+    }
+    world.cluster.cut_watches();
+}
+
+/// Everything that the plan has happen, each at its time.
+pub async fn play(world: Arc<World>) {
+    for (i, deed) in world.plan.plan.deed.iter().enumerate() {
+        wait_until(&world, deed.at).await;
+        begin(&world, i);
+    }
+}
+
+/// Everything that happens to processes and to the network.
+pub async fn upset(world: Arc<World>) {
+    for trouble in &world.plan.trouble {
+        wait_until(&world, trouble.at).await;
+        nodes::upset(&world, &trouble.upset, trouble.lasts);
+    }
+}
+
+async fn wait_until(world: &World, at: i64) {
+    let wait = at - world.now();
+    if wait > 0 {
+        sleep(Duration::from_millis(wait.unsigned_abs())).await;
+    }
+}
+
+/// Has something happen later.
+fn later(world: &Arc<World>, wait: i64, act: impl FnOnce(&World) + Send + 'static) {
+    let world = world.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_millis(wait.unsigned_abs())).await;
+        act(&world);
+    });
+}
+
+fn begin(world: &Arc<World>, i: usize) {
+    let plan = &world.plan;
+    let account = |account: usize| plan.plan.world.account[account].id;
+    let deed = &plan.plan.deed[i];
+    world.note("deed", i as i64, 0, || format!("{:?}", deed.what));
+    match deed.what.clone() {
+        What::Queue { job, account: whose, repo, labels, runs, held } => {
+            let labels: Vec<&str> = plan.plan.world.labels[labels].iter().map(String::as_str).collect();
+            let repo = repo_id(account(whose), repo);
+            world.github.with(|github, now| {
+                github.queue_job(job, repo, &labels, Span(runs), now);
+                if held > 0 {
+                    github.hold_job(job);
+                }
+            });
+            if held > 0 {
+                world.fault(Fault::Held);
+                later(world, held, move |world| world.github.with(|github, now| github.release_job(job, now)));
+            }
+        }
+        What::Cancel { job } => {
+            let early = world.github.peek(|github| {
+                github.jobs.get(&job).is_some_and(|it| matches!(it.state, JobState::Queued | JobState::Waiting))
+            });
+            if early {
+                world.fault(Fault::CancelledEarly);
+            }
+            world.github.with(|github, now| github.cancel_job(job, now));
+        }
+        What::Rerun { job, again } => {
+            let known = world.github.peek(|github| github.jobs.get(&job).cloned());
+            if let Some(job) = known {
+                world.fault(Fault::Rerun);
+                let labels: Vec<&str> = job.labels.iter().map(String::as_str).collect();
+                world.github.with(|github, now| github.queue_job(again, job.repo, &labels, job.duration, now));
+            }
+        }
+        What::NodeLost { node, lasts } => {
+            world.fault(Fault::NodeLost);
+            set_node(world, node_name(plan, node), lasts, |node, on| node.ready = !on);
+        }
+        What::Cordon { node, lasts } => {
+            world.fault(Fault::NodeCordoned);
+            set_node(world, node_name(plan, node), lasts, |node, on| node.cordoned = on);
+        }
+        What::Evict => evict(world),
+        What::Uninstall { account: whose } => {
+            world.fault(Fault::Uninstalled);
+            world.github.with(|github, now| github.remove_installation(account(whose), now));
+        }
+        What::Reinstall { account: whose, installation } => {
+            world.fault(Fault::Reinstalled);
+            world.github.with(|github, _| github.reinstall(account(whose), installation));
+            judge::reinstalled(world, account(whose));
+        }
+        What::Suspend { account: whose, lasts } => {
+            world.fault(Fault::Suspended);
+            let id = account(whose);
+            world.github.with(|github, now| github.suspend(id, true, now));
+            later(world, lasts, move |world| world.github.with(|github, now| github.suspend(id, false, now)));
+        }
+        What::UseUp { account: whose } => {
+            world.fault(Fault::HourUsedUp);
+            world.github.with(|github, now| github.use_up(account(whose), now));
+            judge::troubled(world, account(whose), world.now() + 62 * MINUTE);
+        }
+        What::Kill { scheduler, lasts } => nodes::kill(world, Node::Scheduler(scheduler as u8), lasts),
+        What::Pause { scheduler, lasts } => nodes::pause(world, Node::Scheduler(scheduler as u8), lasts),
+        What::Stop { scheduler, lasts } => nodes::stop(world, Node::Scheduler(scheduler as u8), lasts),
+        What::Clock { scheduler, by } => nodes::jump(world, Node::Scheduler(scheduler as u8), by),
+    }
+}
+
+fn set_node(world: &Arc<World>, name: String, lasts: i64, edit: fn(&mut crate::world::kubernetes::Node, bool)) {
+    world.cluster.with(|cluster, _| cluster.edit_node(&name, |node| edit(node, true)));
+    judge::capacity_changed(world);
+    later(world, lasts, move |world| {
+        world.cluster.with(|cluster, _| cluster.edit_node(&name, |node| edit(node, false)));
+        judge::capacity_changed(world);
+    });
+}
+
+/// Some running pod is evicted.
+fn evict(world: &World) {
+    let running: Vec<Key> = world.cluster.peek(|cluster| {
+        let runs = |(_, pod): &(&Key, &crate::world::kubernetes::Pod)| {
+            pod.phase == crate::world::kubernetes::Phase::Running && pod.deleting.is_none()
+        };
+        cluster.pods.iter().filter(runs).map(|(key, _)| key.clone()).collect()
+    });
+    if running.is_empty() {
+        return;
+    }
+    let chosen = &running[world.between(0, running.len() as i64 - 1) as usize];
+    world.fault(Fault::Evicted);
+    world.cluster.with(|cluster, now| cluster.evict(chosen, "Evicted", now));
+}

@@ -1,0 +1,247 @@
+//! What goes wrong between the service and the two APIs, and what the judge wants to know of each call.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode},
+    middleware::{Next, from_fn_with_state, map_response_with_state},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use simulation::{
+    register::{Fault, Rare},
+    trace::number,
+};
+use tokio::time::sleep;
+
+use super::{
+    judge,
+    net::CALLER,
+    world::{Node, World},
+};
+use crate::{
+    http::{github, kubernetes},
+    world::kubernetes::Fate,
+};
+
+/// Longer than any caller waits.
+const NEVER: i64 = 600_000;
+
+/// No answer, until the caller has long given up or faults stop.
+async fn hang(world: &World) {
+    let left = (world.plan.plan.quiet_at - world.now()).max(0) + 1_000;
+    sleep(Duration::from_millis(left.min(NEVER).unsigned_abs())).await;
+}
+
+/// One call to an API.
+pub struct Call {
+    pub caller: Node,
+    pub method: http::Method,
+    pub path: String,
+    pub body: Bytes,
+    /// The installation's account, if it is an installation's call.
+    pub account: Option<i64>,
+}
+
+/// GitHub's API with its faults.
+pub fn github(world: Arc<World>) -> Router {
+    let face = world.github.clone();
+    let judged = github::router(face.clone()).layer(from_fn_with_state(world, before_github));
+    judged.layer(map_response_with_state(face, github::dated))
+}
+
+/// The Kubernetes API with its faults.
+pub fn kubernetes(world: Arc<World>) -> Router {
+    kubernetes::router(world.cluster.clone()).layer(from_fn_with_state(world, before_cluster))
+}
+
+/// Reads a request whole, so that it can be judged and passed on.
+async fn read(world: &World, request: Request) -> Option<(Call, Request)> {
+    let caller = request.headers().get(CALLER)?.to_str().ok().and_then(Node::parse)?;
+    let account = request
+        .headers()
+        .get("authorization")
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+        .and_then(|token| world.github.peek(|github| github.tokens.get(token).map(|(account, _)| *account)));
+    let (method, path) = (request.method().clone(), request.uri().to_string());
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    let call = Call { caller, method, path, body: body.clone(), account };
+    Some((call, Request::from_parts(parts, Body::from(body))))
+}
+
+fn refuse(status: u16, body: &'static str) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, [("content-type", "application/json")], body).into_response()
+}
+
+const BAD_GATEWAY: &str =
+    r#"{"message":"a fault","kind":"Status","status":"Failure","reason":"InternalError","code":502}"#;
+const LIMITED: &str = r#"{"message":"You have exceeded a secondary rate limit"}"#;
+const QUOTA: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"exceeded quota: runners","reason":"Forbidden","code":403}"#;
+
+async fn before_github(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
+    let Some((call, request)) = read(&world, request).await else { return refuse(400, BAD_GATEWAY) };
+    let response = answer_github(&world, &call, request, next).await;
+    let status = i64::from(response.status().as_u16());
+    world.note("github", number(&call.path) ^ number(call.method.as_str()), status, || {
+        format!("{} {} {} -> {status}", call.caller, call.method, call.path)
+    });
+    response
+}
+
+async fn answer_github(world: &Arc<World>, call: &Call, request: Request, next: Next) -> Response {
+    judge::github_called(world, call);
+    if world.strikes(Fault::GithubTimeout) {
+        if world.chance(50) {
+            sleep(world.span(0, 40_000)).await;
+            pass_github(world, call, request, next).await;
+        }
+        hang(world).await;
+        return refuse(504, BAD_GATEWAY);
+    }
+    if world.strikes(Fault::GithubBefore) {
+        return refuse(502, BAD_GATEWAY);
+    }
+    if let Some(account) = call.account {
+        if let Some(left) = judge::blocked(world, account) {
+            return told(world, call, account, left);
+        }
+        if world.strikes(Fault::RateLimitedTold) {
+            return told(world, call, account, world.between(60, 300));
+        }
+        if world.strikes(Fault::RateLimitedUntold) {
+            judge::untold(world, account);
+            return refuse(if world.chance(50) { 403 } else { 429 }, LIMITED);
+        }
+    }
+    let response = pass_github(world, call, request, next).await;
+    if world.strikes(Fault::GithubAfter) {
+        return refuse(502, BAD_GATEWAY);
+    }
+    let exhausted = response.status() == StatusCode::FORBIDDEN && header(&response, "x-ratelimit-remaining") == Some(0);
+    let reset = header(&response, "x-ratelimit-reset").filter(|_| exhausted);
+    if let Some(account) = call.account.filter(|_| response.status().is_success()) {
+        judge::answered(world, account);
+    }
+    if let (Some(account), Some(reset)) = (call.account, reset) {
+        judge::told_until(world, call.caller, account, reset * 1000);
+    }
+    response
+}
+
+/// 403 that says until when, in seconds from now.
+fn told(world: &World, call: &Call, account: i64, seconds: i64) -> Response {
+    judge::told_to_wait(world, call.caller, account, seconds);
+    let mut response = refuse(403, LIMITED);
+    response.headers_mut().insert("retry-after", HeaderValue::from(seconds));
+    response
+}
+
+/// The call has its effect.
+async fn pass_github(world: &Arc<World>, call: &Call, request: Request, next: Next) -> Response {
+    let listing = call.method == http::Method::GET && call.path.contains("/runners");
+    let stale = listing && world.strikes(Fault::StaleListing);
+    judge::before_github(world, call);
+    world.github.with(|github, _| github.mischief.stale = stale);
+    let response = next.run(request).await;
+    world.github.with(|github, _| github.mischief.stale = false);
+    let status = response.status().as_u16();
+    judge::after_github(world, call, status);
+    if listing && status == 200 && world.strikes(Fault::PagesDisagree) {
+        return one_more(response).await;
+    }
+    response
+}
+
+fn header(response: &Response, name: &str) -> Option<i64> {
+    response.headers().get(name)?.to_str().ok()?.parse().ok()
+}
+
+/// A page whose total does not fit.
+async fn one_more(response: Response) -> Response {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let mut value: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if let Some(total) = value.get_mut("total_count") {
+        *total = Value::from(total.as_i64().unwrap_or(0) + 1);
+    }
+    let mut response = Response::from_parts(parts, Body::from(value.to_string()));
+    response.headers_mut().remove("content-length");
+    response
+}
+
+async fn before_cluster(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
+    let Some((call, request)) = read(&world, request).await else { return refuse(400, BAD_GATEWAY) };
+    let response = answer_cluster(&world, &call, request, next).await;
+    let status = i64::from(response.status().as_u16());
+    world.note("cluster", number(&call.path) ^ number(call.method.as_str()), status, || {
+        format!("{} {} {} -> {status}", call.caller, call.method, call.path)
+    });
+    response
+}
+
+async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next: Next) -> Response {
+    let watch = call.path.contains("watch=true");
+    if watch && judge::watches_broken(world) {
+        return refuse(500, BAD_GATEWAY);
+    }
+    if world.strikes(Fault::ClusterTimeout) {
+        if world.chance(50) {
+            sleep(world.span(0, 40_000)).await;
+            pass_cluster(world, call, request, next, true).await;
+        }
+        hang(world).await;
+        return refuse(504, BAD_GATEWAY);
+    }
+    if world.strikes(Fault::ClusterBefore) {
+        return refuse(500, BAD_GATEWAY);
+    }
+    if is_new_pod(call) && world.strikes(Fault::QuotaDenied) {
+        return refuse(403, QUOTA);
+    }
+    let response = pass_cluster(world, call, request, next, false).await;
+    if !watch && world.strikes(Fault::ClusterAfter) {
+        return refuse(500, BAD_GATEWAY);
+    }
+    response
+}
+
+fn is_new_pod(call: &Call) -> bool {
+    call.method == http::Method::POST && call.path.split('?').next().is_some_and(|path| path.ends_with("/pods"))
+}
+
+async fn pass_cluster(world: &Arc<World>, call: &Call, request: Request, next: Next, late: bool) -> Response {
+    if is_new_pod(call) {
+        let fate = fate(world);
+        world.cluster.with(|cluster, _| {
+            cluster.next_fates.clear();
+            cluster.next_fates.push_back(fate);
+        });
+    }
+    judge::before_cluster(world, call, late);
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    if is_new_pod(call) && status == 409 {
+        world.rare(Rare::PodFoundAfterLostAnswer);
+    }
+    response
+}
+
+/// What happens to the next pod.
+fn fate(world: &World) -> Option<Fate> {
+    let kinds = [
+        (Fault::ImagePull, Fate::ImagePullBackOff),
+        (Fault::Unschedulable, Fate::Unschedulable),
+        (Fault::StartFails, Fate::FailsAtStart(1)),
+        (Fault::NeverConnects, Fate::NeverConnects),
+        (Fault::StuckTerminating, Fate::StuckTerminating),
+        (Fault::LateStatus, Fate::LateStatus),
+    ];
+    kinds.into_iter().find(|(fault, _)| world.strikes(*fault)).map(|(_, fate)| fate)
+}

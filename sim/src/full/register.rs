@@ -1,0 +1,95 @@
+//! What a sweep of the full depth must have seen: the faults and rare states that it shares with the fast depth as far as
+//! they can be seen here, and its own.
+
+use std::collections::BTreeMap;
+
+use simulation::register::{Counts, Fault, Rare};
+
+/// What only the full depth has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum More {
+    /// A replica of ghfe died.
+    GhfeKilled,
+    /// A replica of ghfe stood still.
+    GhfePaused,
+    /// A replica of ghfe was stopped in order.
+    GhfeStopped,
+    /// A replica of ghfe had its clock jump.
+    GhfeClockJumped,
+    /// Postgres died and its standby took over.
+    Failover,
+    /// Postgres' host was gone without a word.
+    Vanished,
+    /// The Kubernetes API died.
+    ClusterKilled,
+    /// The network between two nodes was cut.
+    Partitioned,
+    /// Watches had to begin anew: what they had seen last was forgotten (410 Gone).
+    WatchGone,
+    /// A delivery was answered 503, and GitHub has to repeat it.
+    Answered503,
+    /// Deliveries shared a commit.
+    SharedCommit,
+    /// The listener for notifications connected anew.
+    ListenerBack,
+    /// Every connection of a process to Postgres was busy.
+    PoolExhausted,
+    /// A scheduler ended in order, within its time.
+    StoppedInTime,
+}
+
+impl More {
+    /// All of them, with whether it is a fault.
+    pub const ALL: [(More, &'static str, bool); 14] = [
+        (More::GhfeKilled, "ghfe_killed", true),
+        (More::GhfePaused, "ghfe_paused", true),
+        (More::GhfeStopped, "ghfe_stopped", true),
+        (More::GhfeClockJumped, "ghfe_clock_jumped", true),
+        (More::Failover, "postgres_failover", true),
+        (More::Vanished, "postgres_vanished", true),
+        (More::ClusterKilled, "cluster_killed", true),
+        (More::Partitioned, "partitioned", true),
+        (More::WatchGone, "watch_gone", false),
+        (More::Answered503, "answered_503", false),
+        (More::SharedCommit, "shared_commit", false),
+        (More::ListenerBack, "listener_back", false),
+        (More::PoolExhausted, "pool_exhausted", false),
+        (More::StoppedInTime, "stopped_in_time", false),
+    ];
+}
+
+/// Rare states that cannot be told from outside the production loop, or that this GitHub has no way into.
+const UNSEEN: [Rare; 5] =
+    [Rare::Throttled, Rare::StolenServed, Rare::GraceOver, Rare::SteppedDown, Rare::UnknownJobFailed];
+
+/// Counts by kind.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// What both depths have.
+    pub shared: Counts,
+    more: BTreeMap<More, u64>,
+}
+
+impl Tally {
+    pub(super) fn more(&mut self, more: More) {
+        *self.more.entry(more).or_default() += 1;
+    }
+
+    /// Faults by name.
+    pub fn faults(&self) -> BTreeMap<&'static str, u64> {
+        let shared = Fault::ALL.iter().map(|it| (it.as_str(), self.shared.faults[*it as usize]));
+        shared.chain(self.own(true)).collect()
+    }
+
+    /// Rare states by name.
+    pub fn sometimes(&self) -> BTreeMap<&'static str, u64> {
+        let seen = Rare::ALL.iter().filter(|it| !UNSEEN.contains(it));
+        let shared = seen.map(|it| (it.as_str(), self.shared.rare[*it as usize]));
+        shared.chain(self.own(false)).collect()
+    }
+
+    fn own(&self, faults: bool) -> impl Iterator<Item = (&'static str, u64)> {
+        let of = move |it: &(More, &'static str, bool)| (it.1, self.more.get(&it.0).copied().unwrap_or(0));
+        More::ALL.iter().filter(move |it| it.2 == faults).map(of)
+    }
+}

@@ -1,0 +1,111 @@
+//! One run: a world, from its start to its end.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use madsim::runtime::{Handle, Runtime};
+use simulation::{judge::Broken, register::Fault};
+use tokio::time::sleep;
+
+use super::{bridge, deeds, judge, logs, nodes, register::Tally, trouble::FullPlan, world::World};
+use crate::credentials::ModelKey;
+
+/// How often liveness is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often the real runtime's timers are looked after when nothing else does.
+const PUMP: Duration = Duration::from_millis(500);
+
+/// What a run came to.
+pub struct Outcome {
+    /// The invariant that broke, if one did.
+    pub broken: Option<Broken>,
+    /// The hash over every event.
+    pub hash: u64,
+    /// How many events.
+    pub events: u64,
+    /// Simulated milliseconds.
+    pub sim_ms: i64,
+    /// Faults and rare states.
+    pub tally: Tally,
+    /// The trace's text, when it was kept.
+    pub lines: Vec<(i64, String)>,
+    /// The last lines of it, kept always.
+    pub recent: Vec<(i64, String)>,
+}
+
+/// Runs a world. One run a process: statics of the clients' crates outlive it.
+pub fn run(plan: FullPlan, keys: (ModelKey, ModelKey), keeps_text: bool) -> Outcome {
+    let runtime = Runtime::with_seed_and_config(plan.plan.seed, madsim::Config::default());
+    let held = std::cell::RefCell::new(None);
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let world = World::new(plan, keys, keeps_text);
+            *held.borrow_mut() = Some(world.clone());
+            live(&world).await;
+            world.now()
+        })
+    }));
+    let world: Option<Arc<World>> = held.into_inner();
+    let Some(world) = world else { panic!("the world could not be made") };
+    for _ in 0..world.github.peek(|github| github.stolen) {
+        world.fault(Fault::JobStolen);
+    }
+    let (mut broken, trace, tally, recent) = world.take_notes();
+    let sim_ms = recent.last().map_or(0, |(at, _)| *at);
+    if ended.is_err() && broken.is_none() {
+        broken = Some(Broken { invariant: "no panic", at: sim_ms, what: "a task panicked; see above".to_owned() });
+    }
+    let outcome = Outcome {
+        broken,
+        hash: trace.hash(),
+        events: trace.events(),
+        sim_ms: ended.unwrap_or(sim_ms),
+        tally,
+        lines: trace.lines().to_vec(),
+        recent,
+    };
+    // The world's nodes refer to it and it to them; the process ends soon.
+    std::mem::forget(runtime);
+    outcome
+}
+
+async fn live(world: &Arc<World>) {
+    logs::watch(world);
+    judge::capacity_changed(world);
+    let plan = &world.plan.plan.world;
+    if plan.busy_lag > 0 {
+        world.fault(Fault::BusyLag);
+    }
+    if plan.skew.iter().any(|skew| *skew != 0) {
+        world.fault(Fault::ClockSkewed);
+    }
+    tokio::spawn(async {
+        let mut turns = 0u64;
+        loop {
+            bridge::pump();
+            sleep(PUMP).await;
+            turns += 1;
+            if turns.is_multiple_of(1000) {
+                // Lets the simulator forget tasks that have ended.
+                let _ = Handle::current().metrics().num_tasks();
+            }
+        }
+    });
+    nodes::start_all(world);
+    tokio::spawn(deeds::move_on(world.clone()));
+    tokio::spawn(deeds::play(world.clone()));
+    tokio::spawn(deeds::upset(world.clone()));
+    let mut over = world.over.subscribe();
+    loop {
+        tokio::select! {
+            biased;
+            _ = over.wait_for(|over| *over) => return,
+            () = sleep(LOOK) => {}
+        }
+        if judge::look(world) {
+            return;
+        }
+        if world.now() > world.plan.plan.end {
+            return judge::end(world);
+        }
+    }
+}

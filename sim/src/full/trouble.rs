@@ -1,0 +1,211 @@
+//! What is drawn for the full depth beyond the plans that both depths share.
+
+use serde::{Deserialize, Serialize};
+use simulation::{
+    plan::{Deed, Plan, What},
+    profile::{self, Profile},
+    rng::Rng,
+    run::{HOUR, MINUTE, SECOND},
+};
+
+use super::world::Node;
+
+/// One world of the full depth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FullPlan {
+    /// Replicas of ghfe.
+    pub ghfe: usize,
+    /// Troubles of the network and of whole processes, in order of time.
+    #[serde(default)]
+    pub trouble: Vec<Trouble>,
+    /// The part that both depths share.
+    pub plan: Plan,
+}
+
+/// Something that goes wrong. Times are milliseconds after the world's start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trouble {
+    /// When.
+    pub at: i64,
+    /// For how long.
+    pub lasts: i64,
+    /// What.
+    pub upset: Upset,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Upset {
+    /// A process dies and is started again. Postgres: its standby takes over, with every commit.
+    Kill(Node),
+    /// Postgres' host is gone without a word, and after a while another answers at its address. Nobody tells those who
+    /// wait for an answer of the old one.
+    Vanish,
+    /// A process stands still.
+    Pause(Node),
+    /// A process is told to stop, and started again.
+    Stop(Node),
+    /// Nothing passes between two nodes.
+    Cut(Node, Node),
+    /// A process's clock jumps by this many milliseconds.
+    Clock(Node, i64),
+}
+
+impl FullPlan {
+    /// Reads a scenario file: one of the full depth, or one of the fast depth, which is then run with two replicas of ghfe
+    /// and a second scheduler.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
+        if table.contains_key("plan") {
+            return toml::from_str(text).map_err(|error| error.to_string());
+        }
+        let mut full = Self { ghfe: 2, trouble: Vec::new(), plan: Plan::parse(text)? };
+        full.plan.world.schedulers = full.plan.world.schedulers.max(2);
+        full.let_jobs_end();
+        Ok(full)
+    }
+
+    /// Where an App is uninstalled, a runner that may execute a job is given the six hours that a job may take.
+    fn let_jobs_end(&mut self) {
+        let gone = self.plan.deed.iter().filter(|deed| matches!(deed.what, What::Uninstall { .. })).map(|deed| deed.at);
+        if let Some(at) = gone.max() {
+            self.plan.end = self.plan.end.max(at + 7 * HOUR);
+        }
+    }
+}
+
+/// Draws the world of a seed.
+pub fn draw(profile: Profile, seed: u64) -> FullPlan {
+    let mut plan = profile::draw(profile, seed);
+    let mut rng = Rng::new(seed ^ 0xf011);
+    let calm = profile == Profile::Steady;
+    // Two schedulers at least: one leads, one stands by.
+    plan.world.schedulers = plan.world.schedulers.max(2);
+    let ghfe = rng.between(2, 3) as usize;
+    let mut full = FullPlan { ghfe, trouble: Vec::new(), plan };
+    if !calm {
+        draw_troubles(&mut rng, &mut full, profile);
+    }
+    full.trouble.sort_by_key(|trouble| trouble.at);
+    full.let_jobs_end();
+    full
+}
+
+fn draw_troubles(rng: &mut Rng, full: &mut FullPlan, profile: Profile) {
+    let active = full.plan.quiet_at;
+    let (schedulers, ghfe) = (full.plan.world.schedulers as i64, full.ghfe as i64);
+    let service = |rng: &mut Rng| {
+        if rng.chance(50) {
+            Node::Scheduler(rng.between(0, schedulers - 1) as u8)
+        } else {
+            Node::Ghfe(rng.between(0, ghfe - 1) as u8)
+        }
+    };
+    let often = matches!(profile, Profile::Failover | Profile::Outage);
+    let count = if often || rng.chance(40) { rng.between(1, 4) } else { 0 };
+    for _ in 0..count {
+        let at = rng.between(0, active - 1);
+        let lasts = rng.between(SECOND, 90 * SECOND).min(active - at);
+        let one = service(rng);
+        let upset = match rng.below(9) {
+            0 => Upset::Kill(Node::Postgres),
+            1 => Upset::Kill(Node::Cluster),
+            2 => Upset::Kill(one),
+            3 => Upset::Pause(one),
+            4 => Upset::Stop(one),
+            5 => Upset::Clock(one, rng.between(-40, 40) * SECOND),
+            6 => Upset::Cut(one, Node::Postgres),
+            7 => Upset::Vanish,
+            _ => match one {
+                Node::Scheduler(_) if rng.chance(50) => Upset::Cut(one, Node::Cluster),
+                _ => Upset::Cut(one, Node::GitHub),
+            },
+        };
+        full.trouble.push(Trouble { at, lasts, upset });
+    }
+}
+
+/// A storm: ten thousand jobs queued within a second, most of them cancelled soon, while Postgres fails over and the
+/// leader dies.
+pub fn storm(seed: u64) -> FullPlan {
+    let mut rng = Rng::new(seed ^ 0x5707);
+    let mut plan = profile::draw(Profile::Steady, seed);
+    plan.name = format!("storm of 10,000 webhooks, {seed}");
+    plan.deed.clear();
+    plan.window.clear();
+    plan.world.schedulers = 2;
+    plan.world.default_cap = None;
+    for account in &mut plan.world.account {
+        account.cap = None;
+        account.limit = 15_000;
+    }
+    plan.world.pool.truncate(1);
+    plan.world.pool[0].nodes = vec![4; 25];
+    plan.world.labels.truncate(1);
+    plan.world.pool_of.truncate(1);
+    let accounts = plan.world.account.len() as u64;
+    const STORM: i64 = 30 * SECOND;
+    for job in 0..10_000 {
+        let at = STORM + rng.between(0, SECOND);
+        let account = rng.below(accounts) as usize;
+        let what = What::Queue {
+            job: 1000 + job,
+            account,
+            repo: rng.between(1, 2),
+            labels: 0,
+            runs: rng.between(20, 90) * SECOND,
+            held: 0,
+        };
+        plan.deed.push(Deed { at, what });
+        if job % 20 != 0 {
+            plan.deed
+                .push(Deed { at: at + rng.between(10 * SECOND, 2 * MINUTE), what: What::Cancel { job: 1000 + job } });
+        }
+    }
+    plan.deed.sort_by_key(|deed| deed.at);
+    plan.quiet_at = 4 * MINUTE;
+    let trouble = vec![
+        Trouble { at: STORM + 300, lasts: 8 * SECOND, upset: Upset::Kill(Node::Postgres) },
+        Trouble { at: STORM + 20 * SECOND, lasts: 40 * SECOND, upset: Upset::Kill(Node::Scheduler(0)) },
+        Trouble { at: STORM + 75 * SECOND, lasts: 30 * SECOND, upset: Upset::Kill(Node::Scheduler(1)) },
+    ];
+    FullPlan { ghfe: 3, trouble, plan }
+}
+
+/// A hundred jobs an hour for three hours, for measuring.
+pub fn steady(seed: u64, hours: i64) -> FullPlan {
+    let mut rng = Rng::new(seed ^ 0x57ea);
+    let mut plan = profile::draw(Profile::Steady, seed);
+    plan.name = format!("steady for {hours} h, {seed}");
+    plan.deed.clear();
+    plan.world.schedulers = 2;
+    let span = hours * 60 * MINUTE;
+    let (accounts, sets) = (plan.world.account.len() as u64, plan.world.labels.len() as u64);
+    for pool in &mut plan.world.pool {
+        pool.nodes = vec![1; 20];
+    }
+    for account in &mut plan.world.account {
+        account.cap = None;
+    }
+    for job in 0..hours * 100 {
+        let what = What::Queue {
+            job: 1000 + job,
+            account: rng.below(accounts) as usize,
+            repo: rng.between(1, 2),
+            labels: rng.below(sets) as usize,
+            runs: rng.between(MINUTE, 10 * MINUTE),
+            held: 0,
+        };
+        plan.deed.push(Deed { at: rng.between(0, span), what });
+    }
+    plan.deed.sort_by_key(|deed| deed.at);
+    plan.quiet_at = span;
+    plan.end = span + 60 * MINUTE;
+    FullPlan { ghfe: 2, trouble: Vec::new(), plan }
+}

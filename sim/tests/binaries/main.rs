@@ -1,0 +1,289 @@
+//! The programs themselves: processes with the documented environment, real Postgres, and the models for the rest.
+
+mod process;
+
+use std::{path::PathBuf, process::Command, time::Duration};
+
+use adapters::ports::system_clock;
+use bytes::Bytes;
+use engine::ids::Span;
+use http_body_util::Full;
+use process::{Process, ask, get, until};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use sim::{
+    credentials::{WEBHOOK_SECRET, signature},
+    harness::Models,
+    play,
+    testing::postgres,
+    world::github::{AccountKind, GitHub},
+};
+use sqlx::PgPool;
+
+/// L9: how long a process may take to stop.
+const STOP: Duration = Duration::from_secs(30);
+const MINUTE: Duration = Duration::from_secs(60);
+const LABEL: &str = "ubuntu-24.04-riscv";
+
+/// The models, a database, and the environment for both programs.
+struct World {
+    models: Models,
+    env: Vec<(&'static str, String)>,
+    pool: PgPool,
+}
+
+impl World {
+    async fn new() -> Self {
+        let mut github = GitHub::new(1);
+        github.add_account(AccountKind::Organization, 7, "an-org", 507);
+        github.add_repo(101, 7, "an-org/repo");
+        github.add_account(AccountKind::User, 8, "a-user", 508);
+        github.add_repo(201, 8, "a-user/own");
+        let models = Models::start(github, play::cluster(50.0, false), system_clock()).await.unwrap();
+        let url = postgres::database().await;
+        let pool = PgPool::connect(url.expose_secret()).await.unwrap();
+        let mut env = models.environment();
+        env.push(("POSTGRES_URL", url.expose_secret().to_owned()));
+        env.push(("LISTEN", "127.0.0.1:0".to_owned()));
+        Self { models, env, pool }
+    }
+
+    fn with(&self, changes: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        let mut env = self.env.clone();
+        for (name, value) in changes {
+            env.retain(|(known, _)| known != name);
+            env.push((name, (*value).to_owned()));
+        }
+        env
+    }
+
+    fn queue(&self, ids: std::ops::RangeInclusive<i64>, runs: Span) {
+        for id in ids {
+            let repo = if id % 4 == 0 { 201 } else { 101 };
+            self.models.github.with(|github, now| github.queue_job(id, repo, &[LABEL], runs, now));
+        }
+    }
+
+    /// Jobs of a status in production's schema; 0 while there is none.
+    async fn count(&self, status: &str) -> i64 {
+        let count = "SELECT count(*) FROM prod.jobs WHERE status::text = $1";
+        sqlx::query_scalar(count).bind(status).fetch_one(&self.pool).await.unwrap_or(0)
+    }
+
+    async fn completed(&self, jobs: i64) {
+        until("every job completed", 2 * MINUTE, async || (self.count("completed").await == jobs).then_some(())).await;
+    }
+}
+
+/// One of these that leads.
+async fn leader(addresses: &[String]) -> Option<usize> {
+    let mut leading = Vec::new();
+    for (i, address) in addresses.iter().enumerate() {
+        let status = get(address, "/status").await.unwrap_or_default();
+        if status.contains("\"leading\":true") {
+            leading.push(i);
+        }
+    }
+    assert!(leading.len() < 2, "two lead");
+    leading.pop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_each_serve_every_job_though_the_leader_is_killed() {
+    let mut world = World::new().await;
+    let mut ghfes = vec![Process::start("ghfe", &world.env), Process::start("ghfe", &world.env)];
+    for ghfe in &mut ghfes {
+        let address = ghfe.address().await;
+        until("ready", MINUTE, async || get(&address, "/ready").await).await;
+        world.models.deliver_to(format!("http://{address}/"));
+    }
+    let mut schedulers = vec![Process::start("scheduler", &world.env), Process::start("scheduler", &world.env)];
+    let mut addresses = Vec::new();
+    for scheduler in &mut schedulers {
+        addresses.push(scheduler.address().await);
+    }
+    world.queue(1..=8, Span::secs(1));
+    world.completed(8).await;
+
+    world.queue(9..=20, Span::secs(3));
+    until("one runs", MINUTE, async || (world.count("running").await > 0).then_some(())).await;
+    let first = leader(&addresses).await.expect("somebody leads, for jobs run");
+    schedulers[first].signal("-KILL");
+    addresses.remove(first);
+    let (status, _) = schedulers.remove(first).ended(STOP).await;
+    assert_eq!(status.code(), None, "killed");
+    world.queue(21..=24, Span::secs(1));
+    until("another leads", STOP, async || leader(&addresses).await).await;
+    world.completed(24).await;
+    let all: i64 = sqlx::query_scalar("SELECT count(*) FROM prod.jobs").fetch_one(&world.pool).await.unwrap();
+    assert_eq!(all, 24, "no job is lost, and none is made up");
+
+    // A job runs while everybody is told to stop.
+    world.queue(25..=25, Span::mins(10));
+    until("it runs", MINUTE, async || (world.count("running").await == 1).then_some(())).await;
+    for process in ghfes.into_iter().chain(schedulers) {
+        process.signal("-TERM");
+        let (status, errors) = process.ended(STOP).await;
+        assert_eq!(status.code(), Some(0), "{errors}");
+        for secret in [WEBHOOK_SECRET, "PRIVATE KEY", sim::credentials::TOKEN] {
+            assert!(!errors.contains(secret), "{secret}: {errors}");
+        }
+    }
+    assert_eq!(world.count("running").await, 1);
+    let alive = world.models.cluster.with(|cluster, _| {
+        let keys = cluster.pod_keys();
+        keys.iter().filter(|key| cluster.is_running(key)).count()
+    });
+    assert_eq!(alive, 1, "its pod is left alone");
+}
+
+fn delivery(address: &str, id: i64) -> http::Request<Full<Bytes>> {
+    let body = json!({
+        "action": "queued", "installation": { "id": 507 },
+        "workflow_job": { "id": id, "html_url": "https://github.com/an-org/repo/job/1", "labels": [LABEL] },
+        "repository": { "id": 101, "full_name": "an-org/repo", "owner": { "id": 7, "login": "an-org", "type": "Organization" } },
+    })
+    .to_string();
+    http::Request::post(format!("http://{address}/"))
+        .header("x-github-event", "workflow_job")
+        .header("x-hub-signature-256", signature(WEBHOOK_SECRET, body.as_bytes()))
+        .body(Full::new(Bytes::from(body)))
+        .unwrap()
+}
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_ghfe_answers_the_delivery_it_holds_and_staging_keeps_to_its_schema() {
+    let world = World::new().await;
+    let capture = file("stopping.jsonl");
+    let _ = std::fs::remove_file(&capture);
+    let env = world.with(&[("PROD", "false"), ("STAGING_URL", ""), ("CAPTURE", capture.to_str().unwrap())]);
+    let mut ghfe = Process::start("ghfe", &env);
+    let address = ghfe.address().await;
+    until("ready", MINUTE, async || get(&address, "/ready").await).await;
+    let mut lock = world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE staging.jobs IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let held = tokio::spawn(ask(delivery(&address, 1)));
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'staging.jobs'::regclass";
+    until("the delivery waits", MINUTE, async || {
+        let count: i64 = sqlx::query_scalar(waiting).fetch_one(&world.pool).await.unwrap();
+        (count > 0).then_some(())
+    })
+    .await;
+    ghfe.signal("-TERM");
+    until("it is stopping", MINUTE, async || ghfe.errors().contains("stopping").then_some(())).await;
+    lock.rollback().await.unwrap();
+    assert_eq!(held.await.unwrap(), Some((200, "recorded".to_owned())));
+    let (status, errors) = ghfe.ended(STOP).await;
+    assert_eq!(status.code(), Some(0), "{errors}");
+    let rows: Vec<i64> = sqlx::query_scalar("SELECT job_id FROM staging.jobs").fetch_all(&world.pool).await.unwrap();
+    assert_eq!(rows, [1]);
+    let schemas = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = 'prod'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(schemas).fetch_one(&world.pool).await.unwrap(), 0);
+    let captured = std::fs::read_to_string(&capture).unwrap();
+    assert_eq!(sim::capture::read(&captured).unwrap().len(), 1, "{captured}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
+    let world = World::new().await;
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = taken.local_addr().map(|address| (address.to_string(), taken)).unwrap();
+    let unwritable = file("no-such-directory/capture.jsonl");
+    let nobody = "postgresql://user:a-password@127.0.0.1:1/db";
+    let unwritable_message = format!("CAPTURE names {}, which cannot be opened for appending", unwritable.display());
+    let taken_message = format!("LISTEN names {}, where this process cannot listen: Address already in use", taken.0);
+    type Case<'a> = (&'a str, Vec<(&'static str, &'a str)>, Vec<&'a str>);
+    let cases: Vec<Case<'_>> = vec![
+        (
+            "ghfe",
+            vec![("PROD", "maybe"), ("LISTEN", "here"), ("GHAPP_WEBHOOK_SECRET", ""), ("CONFIG", "/nowhere.toml")],
+            vec![
+                "the configuration has 4 mistake(s):",
+                "  - PROD is \"maybe\": write true or false",
+                "  - LISTEN is \"here\": write an address and a port, such as 0.0.0.0:8080",
+                "  - GHAPP_WEBHOOK_SECRET is not set: it must hold the webhooks' shared secret",
+                "  - CONFIG names \"/nowhere.toml\", which cannot be read",
+            ],
+        ),
+        (
+            "scheduler",
+            vec![
+                ("K8S_KUBECONFIG", "no"),
+                ("GHAPP_ORG_PRIVATE_KEY", "no"),
+                ("GITHUB_API_URL", "no"),
+                ("LOGLEVEL", "no"),
+            ],
+            vec![
+                "the configuration has 4 mistake(s):",
+                "  - K8S_KUBECONFIG is not a kubeconfig",
+                "  - GHAPP_ORG_PRIVATE_KEY is not an RSA private key",
+                "  - GITHUB_API_URL is not an address",
+                "  - LOGLEVEL is \"no\"",
+            ],
+        ),
+        ("ghfe", vec![("CAPTURE", unwritable.to_str().unwrap())], vec![&unwritable_message]),
+        ("ghfe", vec![("LISTEN", &taken.0)], vec![&taken_message]),
+        ("scheduler", vec![("LISTEN", &taken.0)], vec![&taken_message]),
+        ("ghfe", vec![("POSTGRES_URL", nobody)], vec!["Postgres cannot be reached or refuses"]),
+        ("scheduler", vec![("POSTGRES_URL", nobody)], vec!["Postgres cannot be reached or refuses"]),
+    ];
+    for (name, changes, messages) in cases {
+        let (status, errors) = Process::start(name, &world.with(&changes)).ended(STOP).await;
+        assert_eq!(status.code(), Some(1), "{name}: {errors}");
+        for message in messages {
+            assert!(errors.lines().any(|line| line.starts_with(message)), "{name}: {message}: {errors}");
+        }
+        for secret in [WEBHOOK_SECRET, "PRIVATE KEY", "a-password", sim::credentials::TOKEN] {
+            assert!(!errors.contains(secret), "{secret}: {errors}");
+        }
+    }
+}
+
+/// `demo --once` with POSTGRES_URL: ends 0 with every job completed, and the rows are as the specification says.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_on_postgres_leaves_the_specifications_rows() {
+    let url = postgres::database().await;
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    demo.args(["--once", "--speed", "60"]).env("POSTGRES_URL", url.expose_secret());
+    demo.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    let out = tokio::task::spawn_blocking(move || demo.output().unwrap()).await.unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(out.status.code(), Some(0), "{text}\n{errors}");
+    let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(report["completed"], report["jobs"]);
+    assert_eq!(report["jobs"], sim::capture::BUILT_IN_JOBS);
+    let pool = PgPool::connect(url.expose_secret()).await.unwrap();
+    let count = async |what: &str| -> i64 {
+        let query = format!("SELECT count(*) FROM {what}");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&pool).await.unwrap()
+    };
+    assert_eq!(count("prod.jobs WHERE status = 'completed'::prod.status_enum").await, report["jobs"]);
+    assert_eq!(count("prod.jobs").await, report["jobs"]);
+    assert_eq!(
+        count("prod.workers WHERE k8s_node IS NOT NULL").await,
+        count("prod.workers WHERE running_at IS NOT NULL").await
+    );
+    for absent in [
+        "prod.workers WHERE (status IN ('completed', 'failed')) <> (completed_at IS NOT NULL)",
+        "prod.workers WHERE (status = 'failed') <> (failure_info IS NOT NULL)",
+        "prod.workers WHERE failure_info IS NOT NULL AND failure_info ->> 'version' <> '2'",
+        "prod.workers WHERE (entity_type = 'User') <> (repo_full_name IS NOT NULL)",
+        "prod.workers WHERE pod_name !~ '^rise-riscv-runner-[0-9]+-[a-z0-9]{9}$'",
+        "prod.workers WHERE running_at < created_at - interval '1 second' OR completed_at < running_at",
+        "prod.jobs WHERE entity_type NOT IN ('Organization', 'User') OR (entity_type = 'Organization') <> (entity_id = owner_id)",
+        "prod.jobs WHERE job_labels <> (SELECT jsonb_agg(label ORDER BY label) FROM jsonb_array_elements(job_labels) label)",
+        "prod.jobs WHERE k8s_image NOT LIKE 'ubuntu-2_.04' OR html_url NOT LIKE 'https://github.com/%'",
+        "information_schema.schemata WHERE schema_name = 'staging'",
+    ] {
+        assert_eq!(count(absent).await, 0, "{absent}");
+    }
+    let reasons = "SELECT DISTINCT failure_info ->> 'reason' FROM prod.workers WHERE status = 'failed' ORDER BY 1";
+    let reasons: Vec<String> = sqlx::query_scalar(reasons).fetch_all(&pool).await.unwrap();
+    for reason in ["pod_failed", "pod_stuck_pending", "runner_never_registered"] {
+        assert!(reasons.iter().any(|known| known == reason), "{reason} among {reasons:?}");
+    }
+}

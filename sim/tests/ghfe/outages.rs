@@ -1,0 +1,127 @@
+//! The database away, slow, or behind: never 200, and never later than GitHub waits.
+
+use std::time::Duration;
+
+use adapters::{ingest::Ingest, postgres::PgStore};
+use engine::ids::Realm;
+use sim::testing::postgres::Cluster;
+use tokio::time::timeout;
+
+use crate::bed::{Answer, Bed, ORG, body, test, test_on, test_with};
+
+/// What GitHub waits for an answer.
+const GITHUB: Duration = Duration::from_secs(10);
+
+fn is_later(answer: &Answer, message: &str) {
+    assert_eq!((answer.status, answer.text.as_str()), (503, message));
+    assert_eq!(answer.header("retry-after"), "30");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_said_to_be_away_in_time() {
+    let mut cluster = Some(Cluster::start().unwrap());
+    let url = cluster.as_ref().unwrap().url("postgres").into();
+    let store = PgStore::connect(&url, Realm::Prod).await.unwrap();
+    test_on(
+        store,
+        |_| {},
+        async |bed| {
+            assert_eq!(bed.job(&body("queued", 1, ORG)).await, (200, "recorded".to_owned()));
+            assert_eq!(bed.get("/ready").await.status, 200);
+            drop(cluster.take());
+            let deletion = r#"{"action":"deleted","installation":{"id":503}}"#;
+            let (job, installation, ready, usage, history) = tokio::join!(
+                bed.deliver("workflow_job", body("queued", 2, ORG).to_string()),
+                bed.deliver("installation", deletion),
+                bed.get("/ready"),
+                bed.get("/usage"),
+                bed.get("/history.json"),
+            );
+            is_later(&job, "the store cannot take the delivery now; deliver again later\n");
+            is_later(&installation, "the store cannot take the delivery now; deliver again later\n");
+            assert_eq!((ready.status, ready.text.as_str()), (503, "the store does not answer\n"));
+            for page in [usage, history] {
+                assert_eq!(
+                    (page.status, page.text.as_str()),
+                    (503, "the store cannot be read now; try again shortly\n")
+                );
+            }
+            assert_eq!(bed.get("/health").await.text, "ok", "the process itself is well");
+            assert_eq!(bed.deliver("ping", "{}").await.status, 200, "what needs no database is answered");
+        },
+    )
+    .await;
+}
+
+/// Keeps rows from being written, as a failover or a migration does.
+async fn block(bed: &Bed) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut transaction = bed.store.pool().begin().await.unwrap();
+    sqlx::query("LOCK TABLE jobs IN EXCLUSIVE MODE").execute(&mut *transaction).await.unwrap();
+    transaction
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_slow_is_not_waited_for_longer_than_github_waits() {
+    test(async |bed| {
+        let lock = block(&bed).await;
+        // Connections are open before the time is taken.
+        tokio::join!(bed.deliver("ping", "{}"), bed.deliver("ping", "{}"));
+        let deletion = r#"{"action":"deleted","installation":{"id":503}}"#;
+        let answers = async {
+            tokio::join!(
+                bed.deliver("workflow_job", body("queued", 1, ORG).to_string()),
+                bed.deliver("installation", deletion),
+            )
+        };
+        let (job, installation) = timeout(GITHUB, answers).await.expect("GitHub has gone");
+        for answer in [&job, &installation] {
+            // Whichever limit is the first to be over: for a connection, or for the commit.
+            assert_eq!((answer.status, answer.header("retry-after")), (503, "30"), "{}", answer.text);
+            let told = ["the store did not answer in time; ", "the store cannot take the delivery now; "];
+            assert!(told.iter().any(|told| answer.text.starts_with(told)), "{}", answer.text);
+        }
+        lock.rollback().await.unwrap();
+        assert_eq!(bed.job(&body("queued", 1, ORG)).await, (200, "recorded".to_owned()), "delivered again");
+        assert_eq!(bed.rows().await, [(1, "pending".to_owned())]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_bound_deliveries_are_shed_at_once_and_counted() {
+    const BOUND: usize = 4;
+    const SENT: u64 = 150;
+    let queue = |ghfe: &mut adapters::ghfe::Ghfe| ghfe.ingest = Ingest::new(ghfe.store.clone(), BOUND);
+    test_with(queue, async |bed| {
+        let lock = block(&bed).await;
+        let sent: Vec<_> = (1..=SENT as i64)
+            .map(|id| {
+                let bed = bed.clone();
+                tokio::spawn(async move { bed.deliver("workflow_job", body("queued", id, ORG).to_string()).await })
+            })
+            .collect();
+        // Batches of at most the bound are being committed, and as many wait behind them.
+        while bed.ingest.status().shed < SENT - 10 * BOUND as u64 {
+            tokio::task::yield_now().await;
+        }
+        lock.rollback().await.unwrap();
+        let (mut recorded, mut shed) = (0, 0);
+        for answer in sent {
+            let answer = answer.await.unwrap();
+            if answer.status == 200 {
+                recorded += 1;
+            } else {
+                is_later(&answer, "too many deliveries are waiting to be stored; deliver again later\n");
+                shed += 1;
+            }
+        }
+        assert!(recorded >= BOUND && shed as u64 >= SENT - 10 * BOUND as u64, "{recorded} recorded, {shed} shed");
+        assert_eq!(bed.rows().await.len(), recorded, "what was answered 200 is there, and nothing else");
+        let status: serde_json::Value = serde_json::from_str(&bed.get("/status").await.text).unwrap();
+        let expected = serde_json::json!({
+            "deliveries": { "recorded": recorded, "shed": shed, "failed": 0, "waiting": 0 }, "capture_lost": null,
+        });
+        assert_eq!(status, expected);
+    })
+    .await;
+}

@@ -1,0 +1,21 @@
+//! The fast depth alone: what mutants are built and run with. `cargo sim` is the tool for people.
+
+use std::process::ExitCode;
+
+use simulation::cli::{End, command};
+
+const USAGE: &str = "usage: fast run --seed N [--profile P] [--trace FILE]
+       fast sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--partial] [--json]
+       fast shrink --seed N [--profile P] [--out FILE]
+       fast scenario FILE [--trace FILE]";
+
+fn main() -> ExitCode {
+    match command(std::env::args().skip(1).collect(), "fast") {
+        Ok(End::Held) => ExitCode::SUCCESS,
+        Ok(End::Broke) => ExitCode::from(1),
+        Err(message) => {
+            eprintln!("{message}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The command line of the fast depth, for `cargo sim` and for the small binary that mutants are built with.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Instant,
+};
+
+use serde_json::json;
+
+use crate::{
+    judge::Broken,
+    mutants,
+    plan::Plan,
+    profile::{Profile, draw},
+    register::{Counts, Fault, Rare},
+    replay::{self, Played, Setting},
+    report::Outcome,
+    run::run,
+    shrink::shrink,
+};
+
+/// A sweep over seeds.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// From.
+    pub from: u64,
+    /// Up to, not included.
+    pub to: u64,
+    /// What the worlds are like; `None` is all profiles in turn.
+    pub profile: Option<Profile>,
+    /// Threads.
+    pub jobs: usize,
+    /// Stop at the first failure.
+    pub first: bool,
+    /// Stop when this invariant breaks.
+    pub until: Option<String>,
+    /// Run each seed once, not twice.
+    pub once: bool,
+    /// Say how far it is, on stderr.
+    pub progress: bool,
+}
+
+/// What a sweep comes to.
+#[derive(Clone, Debug, Default)]
+pub struct Swept {
+    /// Seeds run.
+    pub seeds: u64,
+    /// Seeds that failed, with what broke.
+    pub failed: BTreeMap<u64, Broken>,
+    /// Simulated milliseconds.
+    pub sim_ms: u64,
+    /// Real seconds.
+    pub wall: f64,
+    /// Events.
+    pub events: u64,
+    /// Faults and rare states.
+    pub counts: Counts,
+    /// Folded over every seed's hash, in order of seeds.
+    pub hash: u64,
+}
+
+/// The profile of a seed in a sweep over all of them: every second one is mixed.
+pub fn profile_of(seed: u64, profile: Option<Profile>) -> Profile {
+    profile.unwrap_or_else(|| {
+        if seed.is_multiple_of(2) {
+            Profile::Mixed
+        } else {
+            Profile::ALL[(seed / 2 % Profile::ALL.len() as u64) as usize]
+        }
+    })
+}
+
+/// Runs one seed; twice unless `once`, and two different hashes are a failure of their own.
+pub fn seed(seed: u64, profile: Profile, once: bool) -> Outcome {
+    let plan = Arc::new(draw(profile, seed));
+    let mut outcome = run(&plan, false);
+    if !once && outcome.broken.is_none() {
+        let again = run(&plan, false);
+        if again.hash != outcome.hash {
+            let (one, two) = (run(&plan, true).lines, run(&plan, true).lines);
+            let at = one.iter().zip(&two).position(|(a, b)| a != b).unwrap_or(one.len().min(two.len()));
+            let line = |lines: &[(i64, String)]| {
+                lines.get(at).map_or("nothing".to_owned(), |(at, text)| format!("{at} {text}"))
+            };
+            let what = format!("event {at} differs: {} / {}", line(&one), line(&two));
+            outcome.broken = Some(Broken { invariant: "determinism", at: outcome.sim_ms, what });
+        }
+    }
+    outcome
+}
+
+/// Runs many seeds on several threads.
+pub fn sweep(options: &Sweep) -> Swept {
+    let begun = Instant::now();
+    let next = Arc::new(AtomicU64::new(options.from));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (results, inbox) = mpsc::channel();
+    let workers: Vec<_> = (0..options.jobs.max(1))
+        .map(|_| {
+            let (next, stop, results, options) = (next.clone(), stop.clone(), results.clone(), options.clone());
+            thread::spawn(move || {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= options.to || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let outcome = seed(number, profile_of(number, options.profile), options.once);
+                    if results.send((number, outcome)).is_err() {
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    drop(results);
+    let mut swept = Swept::default();
+    let mut hashes = BTreeMap::new();
+    let mut expected = options.from;
+    let mut told = Instant::now();
+    for (number, outcome) in inbox {
+        swept.seeds += 1;
+        swept.sim_ms += outcome.sim_ms.unsigned_abs();
+        swept.events += outcome.events;
+        swept.counts.add(&outcome.counts);
+        if let Some(broken) = outcome.broken {
+            let sought = options.until.as_deref() == Some(broken.invariant);
+            swept.failed.insert(number, broken);
+            if options.first || sought {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        hashes.insert(number, outcome.hash);
+        while let Some(hash) = hashes.remove(&expected) {
+            swept.hash = (swept.hash ^ hash).wrapping_mul(0x100_0000_01b3).rotate_left(17);
+            expected += 1;
+        }
+        if options.progress && told.elapsed().as_secs() >= 5 {
+            told = Instant::now();
+            let rate = swept.seeds as f64 / begun.elapsed().as_secs_f64();
+            eprintln!(
+                "{} of {} seeds, {} failed, {rate:.0} a second",
+                swept.seeds,
+                options.to - options.from,
+                swept.failed.len()
+            );
+        }
+    }
+    for worker in workers {
+        // A panic in a worker is a failure of the sweep.
+        if worker.join().is_err() {
+            let broken = Broken { invariant: "panic", at: 0, what: String::from("a run panicked") };
+            swept.failed.insert(u64::MAX, broken);
+        }
+    }
+    swept.wall = begun.elapsed().as_secs_f64();
+    swept
+}
+
+impl Swept {
+    /// As the tool's JSON.
+    pub fn json(&self) -> serde_json::Value {
+        let faults: BTreeMap<_, _> =
+            Fault::ALL.iter().map(|it| (it.as_str(), self.counts.faults[*it as usize])).collect();
+        let rare: BTreeMap<_, _> = Rare::ALL.iter().map(|it| (it.as_str(), self.counts.rare[*it as usize])).collect();
+        let failed: Vec<_> = self
+            .failed
+            .iter()
+            .map(|(seed, broken)| json!({ "seed": seed, "invariant": broken.invariant, "what": broken.what }))
+            .collect();
+        json!({
+            "seeds": self.seeds, "failed": failed, "sim_seconds": self.sim_ms / 1000,
+            "wall_seconds": (self.wall * 1000.0).round() / 1000.0, "events": self.events, "faults": faults,
+            "sometimes": rare, "trace_hash": format!("{:016x}", self.hash),
+        })
+    }
+}
+
+/// The last events about what broke, for people.
+pub fn tell(plan: &Arc<Plan>, broken: &Broken) -> String {
+    let outcome = run(plan, true);
+    let mut text = String::new();
+    let _ = writeln!(text, "{} broke at {:.3} s: {}", broken.invariant, broken.at as f64 / 1000.0, broken.what);
+    // Events about the objects that are named: numbers and worker names of three characters and more.
+    let words: Vec<&str> = broken
+        .what
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+        .filter(|word| {
+            word.starts_with("rise-riscv-runner-") || (word.len() >= 3 && word.bytes().all(|b| b.is_ascii_digit()))
+        })
+        .collect();
+    let about = |line: &&(i64, String)| words.iter().any(|word| line.1.contains(word)) || line.1.starts_with("BROKEN");
+    let lines: Vec<_> = outcome.lines.iter().filter(about).collect();
+    for (at, line) in lines.iter().skip(lines.len().saturating_sub(40)) {
+        let _ = writeln!(text, "{:>12.3}  {line}", *at as f64 / 1000.0);
+    }
+    text
+}
+
+/// What a person typed.
+struct Args(Vec<String>);
+
+impl Args {
+    fn flag(&mut self, name: &str) -> bool {
+        let found = self.0.iter().position(|arg| arg == name);
+        found.map(|i| self.0.remove(i)).is_some()
+    }
+
+    fn value(&mut self, name: &str) -> Result<Option<String>, String> {
+        let Some(i) = self.0.iter().position(|arg| arg == name) else { return Ok(None) };
+        if i + 1 >= self.0.len() {
+            return Err(format!("{name} wants a value"));
+        }
+        self.0.remove(i);
+        Ok(Some(self.0.remove(i)))
+    }
+
+    fn number(&mut self, name: &str) -> Result<Option<u64>, String> {
+        let value = self.value(name)?;
+        value.map(|text| text.parse().map_err(|_| format!("{name} wants a number, not {text:?}"))).transpose()
+    }
+
+    fn profile(&mut self) -> Result<Option<Profile>, String> {
+        let Some(name) = self.value("--profile")? else { return Ok(None) };
+        let names: Vec<_> = Profile::ALL.iter().map(|profile| profile.as_str()).collect();
+        Profile::parse(&name).map(Some).ok_or_else(|| format!("--profile wants one of {}", names.join(", ")))
+    }
+
+    fn end(self) -> Result<(), String> {
+        match self.0.first() {
+            None => Ok(()),
+            Some(arg) => Err(format!("{arg:?} is not an option here")),
+        }
+    }
+}
+
+/// How the tool ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Everything held.
+    Held,
+    /// An invariant broke.
+    Broke,
+}
+
+/// Runs one command of the fast depth. `again`: what a person types to run this tool.
+///
+/// # Errors
+/// The command line is wrong, or a file cannot be read or written.
+pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
+    let mut args = Args(args);
+    if args.0.is_empty() {
+        return Err(String::from("which command?"));
+    }
+    match args.0.remove(0).as_str() {
+        "run" => {
+            let seed = args.number("--seed")?.ok_or("run wants --seed N")?;
+            let profile = profile_of(seed, args.profile()?);
+            let trace = args.value("--trace")?;
+            args.end()?;
+            let plan = Arc::new(draw(profile, seed));
+            show(
+                &plan,
+                trace.as_deref(),
+                &format!("{again} run --seed {seed} --profile {} --trace -", profile.as_str()),
+            )
+        }
+        "scenario" => {
+            if args.0.is_empty() {
+                return Err(String::from("scenario wants a file"));
+            }
+            let file = args.0.remove(0);
+            let trace = args.value("--trace")?;
+            args.end()?;
+            let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+            let plan = Arc::new(Plan::parse(&text).map_err(|error| format!("{file}: {error}"))?);
+            show(&plan, trace.as_deref(), &format!("{again} scenario {file} --trace -"))
+        }
+        "replay" => {
+            if args.0.is_empty() {
+                return Err(String::from("replay wants a capture"));
+            }
+            let file = args.0.remove(0);
+            let seed = args.number("--seed")?.unwrap_or(0);
+            let mut settings = Vec::new();
+            while let Some(policy) = args.value("--policy")? {
+                let text = std::fs::read_to_string(&policy).map_err(|error| format!("{policy}: {error}"))?;
+                let name =
+                    std::path::Path::new(&policy).file_stem().map_or(policy.as_str().into(), |it| it.to_string_lossy());
+                settings.push(Setting::parse(&name, &text)?);
+            }
+            let as_json = args.flag("--json");
+            args.end()?;
+            if settings.is_empty() {
+                settings.push(Setting::built_in()?);
+            }
+            let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+            let jobs = replay::read(&text).map_err(|error| format!("{file}: {error}"))?;
+            Ok(replayed(&jobs, &settings, seed, as_json))
+        }
+        "draw" => {
+            let seed = args.number("--seed")?.ok_or("draw wants --seed N")?;
+            let profile = profile_of(seed, args.profile()?);
+            args.end()?;
+            print!("{}", draw(profile, seed).write());
+            Ok(End::Held)
+        }
+        "shrink" => {
+            let seed = args.number("--seed")?.ok_or("shrink wants --seed N")?;
+            let profile = profile_of(seed, args.profile()?);
+            let file = args.value("--out")?;
+            args.end()?;
+            shrunk(&draw(profile, seed), file.as_deref())
+        }
+        "sweep" => {
+            let seeds = args.value("--seeds")?.ok_or("sweep wants --seeds A..B")?;
+            let range = seeds.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+            let (from, to) = range.ok_or_else(|| format!("--seeds wants A..B, not {seeds:?}"))?;
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            let options = Sweep {
+                from,
+                to,
+                profile: args.profile()?,
+                jobs: args.number("--jobs")?.map_or(cores, |jobs| jobs as usize),
+                first: args.flag("--first"),
+                until: args.value("--until")?,
+                once: args.flag("--once"),
+                progress: !args.flag("--quiet"),
+            };
+            let (as_json, partial) = (args.flag("--json"), args.flag("--partial"));
+            args.end()?;
+            let swept = sweep(&options);
+            // A short sweep or one of a single profile cannot reach everything.
+            let complete = options.profile.is_none()
+                && to - from >= 20_000
+                && !partial
+                && !options.first
+                && options.until.is_none();
+            Ok(swept_end(&swept, &options, as_json, complete, again))
+        }
+        "mutants" => {
+            let only = args.value("--only")?;
+            let seeds = args.number("--seeds")?.unwrap_or(3_000);
+            let as_json = args.flag("--json");
+            args.end()?;
+            let all = mutants::run(only.as_deref(), seeds, |fared| eprintln!("{}", mutants::line(fared)))?;
+            if as_json {
+                println!("{}", mutants::as_json(&all));
+            }
+            Ok(if all.iter().all(mutants::Fared::is_good) { End::Held } else { End::Broke })
+        }
+        other => Err(format!("{other:?} is not a command")),
+    }
+}
+
+fn replayed(jobs: &[Played], settings: &[Setting], seed: u64, as_json: bool) -> End {
+    let all: Vec<_> = settings.iter().map(|setting| replay::replay(jobs, setting, seed)).collect();
+    if as_json {
+        println!("{}", replay::as_json(&all));
+    } else {
+        print!("{}", replay::table(&all));
+    }
+    let mut end = End::Held;
+    for it in &all {
+        if let Some(broken) = &it.outcome.broken {
+            eprintln!("{}: {} broke at {} s: {}", it.name, broken.invariant, broken.at / 1000, broken.what);
+            end = End::Broke;
+        }
+    }
+    end
+}
+
+fn show(plan: &Arc<Plan>, trace: Option<&str>, repeat: &str) -> Result<End, String> {
+    let outcome = run(plan, trace.is_some());
+    if let Some(file) = trace {
+        let mut text = String::new();
+        for (at, line) in &outcome.lines {
+            let _ = writeln!(text, "{:>12.3}  {line}", *at as f64 / 1000.0);
+        }
+        if file == "-" {
+            print!("{text}");
+        } else {
+            std::fs::write(file, text).map_err(|error| format!("{file}: {error}"))?;
+        }
+    }
+    println!(
+        "{} trace hash {:016x}, {} events in {} simulated seconds",
+        plan.name,
+        outcome.hash,
+        outcome.events,
+        outcome.sim_ms / 1000
+    );
+    match &outcome.broken {
+        None => Ok(End::Held),
+        Some(broken) => {
+            print!("{}", tell(plan, broken));
+            println!("again: {repeat}");
+            Ok(End::Broke)
+        }
+    }
+}
+
+fn shrunk(plan: &Plan, file: Option<&str>) -> Result<End, String> {
+    let outcome = run(&Arc::new(plan.clone()), false);
+    let Some(broken) = outcome.broken else {
+        println!("{} holds: nothing to shrink", plan.name);
+        return Ok(End::Held);
+    };
+    let small = shrink(plan, broken.invariant, |plan| eprintln!("down to {}", crate::shrink::size(plan)));
+    let outcome = run(&Arc::new(small.clone()), false);
+    let what = outcome.broken.map_or(String::new(), |broken| broken.what);
+    let text = format!("# {}: {what}\n# From {}.\n{}", broken.invariant, plan.name, small.write());
+    match file {
+        Some(file) => std::fs::write(file, text).map_err(|error| format!("{file}: {error}"))?,
+        None => print!("{text}"),
+    }
+    Ok(End::Broke)
+}
+
+fn swept_end(swept: &Swept, options: &Sweep, as_json: bool, complete: bool, again: &str) -> End {
+    let missing = if complete { swept.counts.missing() } else { Vec::new() };
+    if as_json {
+        println!("{}", swept.json());
+    } else {
+        let rate = swept.seeds as f64 / swept.wall;
+        let speed = swept.sim_ms as f64 / 1000.0 / swept.wall;
+        println!(
+            "{} seeds in {:.1} s: {rate:.0} a second, {speed:.0} simulated seconds a second",
+            swept.seeds, swept.wall
+        );
+        println!("{} events, trace hash {:016x}", swept.events, swept.hash);
+    }
+    let mut by: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (seed, broken) in &swept.failed {
+        by.entry(broken.invariant).or_default().push(*seed);
+    }
+    for (invariant, seeds) in &by {
+        let first = seeds[0];
+        eprintln!("{invariant}: {} seeds, the first {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
+        if first != u64::MAX {
+            let profile = profile_of(first, options.profile);
+            eprint!("{}", tell(&Arc::new(draw(profile, first)), &swept.failed[&first]));
+            eprintln!("again: {again} run --seed {first} --profile {}", profile.as_str());
+        }
+    }
+    if !missing.is_empty() {
+        eprintln!("never reached: {}", missing.join(", "));
+    }
+    if swept.failed.is_empty() && missing.is_empty() { End::Held } else { End::Broke }
+}

@@ -1,0 +1,858 @@
+//! What must always hold, each invariant by its name, written against the world's truth and the store's rows.
+//!
+//! Nothing here asks the engine. Safety is judged at every effect; liveness from the moment the plan's faults have
+//! stopped, with an eye for when waiting is legitimate.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use engine::{
+    decision::{Action, JobFailure, Reason, WorkerFailure, Write},
+    facts::{Job, PodPhase, Status, Worker, Written},
+    ids::{EntityId, Epoch, JobId, OwnerId, PodUid, Time, WorkerName},
+    labels::LabelSet,
+};
+
+use crate::{
+    github::{Entry, JobState},
+    register::Rare,
+    run::{HOUR, MINUTE, SECOND, Sim},
+    store::is_waiting,
+};
+
+/// Which call of an installation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// One job.
+    Poll,
+    /// A scope's runners.
+    List,
+    /// A JIT configuration.
+    Mint,
+    /// A runner's deletion.
+    Delete,
+}
+
+impl Call {
+    /// Writes cost five points.
+    pub fn is_write(self) -> bool {
+        matches!(self, Call::Mint | Call::Delete)
+    }
+}
+
+/// What did not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broken {
+    /// The invariant's name.
+    pub invariant: &'static str,
+    /// When, in milliseconds since the world's start.
+    pub at: i64,
+    /// What happened.
+    pub what: String,
+}
+
+/// After the faults have stopped, this long is allowed before service is back to normal (L7).
+const RECOVERY: i64 = 2 * MINUTE;
+/// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
+const SERVED: i64 = 30 * SECOND + MINUTE;
+/// A lost delivery is made up for (L2), and its repetition takes its way.
+const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
+/// From so many refusals on a delivery may wait up to an hour for its next repetition.
+const OFTEN: u32 = 5;
+/// A lost `completed` of a job on one of our runners (L2).
+const ENDED: i64 = 60 * SECOND + 15 * SECOND;
+/// A change that only the sweep over all jobs finds: its period, and a little.
+const SWEPT: i64 = 3 * MINUTE + 30 * SECOND;
+/// Runners are listed every two minutes; one that is busy with what nobody told of counts as taken 90 s later.
+const LISTED: i64 = 3 * MINUTE + 45 * SECOND;
+/// Orphans are gone (L4), surplus is retired (L5).
+const CLEAN: i64 = 10 * MINUTE;
+/// A new leader acts (L8).
+const LED: i64 = 15 * SECOND + 15 * SECOND;
+/// How long nothing may happen for the world to count as quiet (L6).
+const QUIET: i64 = 6 * MINUTE;
+/// The grace period (S12).
+const GRACE: i64 = 6 * HOUR;
+/// What changed within this time may not have been read yet, or not been when the decision was made.
+const FRESH: i64 = 2 * SECOND;
+/// Views may lag this much behind nodes that come and go (S6).
+const VIEW_LAG: i64 = 4 * MINUTE;
+
+/// What a write found before it was made.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// Jobs of the reservation's group that wait, and free workers that could serve them.
+    demand: Option<(i64, i64)>,
+    /// Workers that the reservation counted as taken by nobody knew what; they may have been named since.
+    unnamed: i64,
+    /// The row was there already.
+    repeated: bool,
+}
+
+/// Memory of what was, to hold what is against.
+#[derive(Debug, Default)]
+pub struct Judge {
+    jobs: BTreeMap<JobId, Job>,
+    workers: BTreeMap<WorkerName, Status>,
+    accepted: BTreeSet<JobId>,
+    jit: BTreeMap<i64, PodUid>,
+    repeated: BTreeMap<Arc<str>, u32>,
+    /// What pools offered before each change, latest last.
+    offered: VecDeque<(i64, Vec<i64>)>,
+    /// Entries that were online and without a job for some time when they were deleted.
+    deleted_idle: BTreeMap<WorkerName, i64>,
+    held: BTreeMap<(&'static str, i64), i64>,
+    trouble: BTreeMap<usize, i64>,
+    refused: BTreeMap<(EntityId, i64), i64>,
+    /// When each owner's room or demand last changed: decisions lag behind the rows.
+    moved: BTreeMap<OwnerId, i64>,
+    last_change: i64,
+    /// When the latest leadership was granted.
+    pub(crate) granted_at: i64,
+    done_at: Option<i64>,
+    decisions_at_done: u64,
+    reachable: Vec<bool>,
+    /// By account, how often it was refused without being told until when, and until when it is advised to wait. A caller
+    /// may not hear of the answers in between.
+    untold: BTreeMap<usize, (u32, i64)>,
+}
+
+impl Judge {
+    pub(crate) fn note_used_up(&mut self, account: usize, now: i64) {
+        self.trouble.insert(account, now);
+    }
+
+    /// GitHub's advice for a refusal that names no time: a minute, and twice as long after each further one.
+    pub(crate) fn note_untold(&mut self, account: usize, now: i64) {
+        let (times, until) = self.untold.entry(account).or_default();
+        // Whether a refusal counts as one more depends on when the earlier ones were heard of; here each does.
+        *until = (*until).max(now + (MINUTE << (*times).min(5)));
+        *times += 1;
+    }
+}
+
+fn number(name: &WorkerName) -> i64 {
+    crate::trace::number(name.as_str())
+}
+
+impl Sim {
+    // ---- the store's rows
+
+    /// S2 for one job.
+    pub(crate) fn judge_job_row(&mut self, id: JobId) {
+        let Some(row) = self.store.rows.job(id).cloned() else { return };
+        if let Some(old) = self.judge.jobs.get(&id) {
+            let back = row.status < old.status && !(row.status == Status::Completed && old.status == Status::Failed);
+            let revived = old.status.is_ended() && row.status != old.status;
+            if back || revived {
+                let what = format!("job {id} went from {:?} to {:?}", old.status, row.status);
+                self.breaks("S2 forward-only", what);
+            }
+        }
+        if self.judge.jobs.get(&id) != Some(&row) {
+            self.judge.last_change = self.now;
+            self.judge.moved.insert(row.owner, self.now);
+            self.judge.jobs.insert(id, row);
+        }
+    }
+
+    /// S1: a delivery was answered 2xx.
+    pub(crate) fn judge_accepted(&mut self, id: JobId) {
+        self.judge.accepted.insert(id);
+        if self.store.rows.job(id).is_none() {
+            self.breaks("S1 no-lost-job", format!("job {id} was accepted and is not in the store"));
+        }
+    }
+
+    /// S13: leadership is granted to one after the other.
+    pub(crate) fn judge_granted(&mut self, epoch: Epoch) {
+        if epoch.0 <= self.store.granted {
+            self.breaks("S13 fenced", format!("epoch {epoch} is granted twice"));
+        }
+        self.store.granted = epoch.0;
+        self.judge.granted_at = self.now;
+    }
+
+    /// S13: a write is made under this epoch.
+    pub(crate) fn judge_written(&mut self, epoch: Epoch) {
+        if epoch.0 != self.store.granted {
+            let what = format!("a write under epoch {epoch} is made while {} leads", self.store.granted);
+            self.breaks("S13 fenced", what);
+        }
+    }
+
+    pub(crate) fn judge_before_write(&mut self, write: &Write) -> Before {
+        match write {
+            Write::Reserve { worker, phantom, .. } => Before {
+                demand: Some(self.demand(worker, 0)),
+                unnamed: i64::from(*phantom),
+                repeated: self.store.rows.worker(&worker.name).is_some(),
+            },
+            _ => Before::default(),
+        }
+    }
+
+    /// Waiting jobs of a worker's group, and workers that serve or will serve them: active, named by no running job, and
+    /// not executing one either, as far as could be known `lag` milliseconds later.
+    fn demand(&self, like: &Worker, lag: i64) -> (i64, i64) {
+        let group = |job: &&Job| job.entity == like.entity && job.labels == like.labels;
+        let waiting = self.store.rows.jobs().filter(group).filter(|job| is_waiting(job)).count() as i64;
+        let running = |job: &&Job| job.status == Status::Running && !job.is_requeued();
+        let named: BTreeSet<&str> = self
+            .store
+            .rows
+            .jobs()
+            .filter(running)
+            .filter_map(|job| job.assignment.as_ref().map(|assignment| &*assignment.runner))
+            .collect();
+        let free = self
+            .store
+            .rows
+            .workers()
+            .filter(|it| it.entity == like.entity && it.labels == like.labels && !it.status.is_ended())
+            .filter(|it| !named.contains(it.name.as_str()))
+            .filter(|it| !self.is_busy_for(&it.name, lag))
+            .count() as i64;
+        (waiting, free)
+    }
+
+    /// Whether a worker's runner has had its one job for this long.
+    fn is_busy_for(&self, name: &WorkerName, lag: i64) -> bool {
+        let entry = self.github.runners.values().find(|entry| entry.name == *name);
+        match entry {
+            Some(entry) => {
+                let since = entry.job.and_then(|job| self.github.jobs.get(&job)).and_then(|job| job.started);
+                since.is_some_and(|since| self.now - since >= lag)
+            }
+            // Its one job may be over, and its end not known yet.
+            None => lag == 0 && self.cluster.pods.get(name).is_some_and(|pod| pod.connected.is_some()),
+        }
+    }
+
+    pub(crate) fn judge_after_write(&mut self, write: &Write, written: Written, before: Before) {
+        if written != Written::Done {
+            if let Write::Reserve { worker, .. } = write {
+                let key = (worker.entity, crate::trace::number(&worker.labels.to_string()));
+                self.judge.refused.insert(key, self.now);
+            }
+            return;
+        }
+        match write {
+            Write::Reserve { worker, .. } => self.judge_reserved(worker, &before),
+            Write::WorkerRunning { name, .. } | Write::WorkerCompleted { name, .. } => self.judge_worker_row(name),
+            Write::WorkerFailed { name, failure, .. } => {
+                self.judge_failure(name, *failure);
+                self.judge_worker_row(name);
+            }
+            Write::JobRunning { id, .. } | Write::JobCompleted { id, .. } | Write::JobRequeued { id, .. } => {
+                self.judge_job_row(*id);
+            }
+            Write::JobFailed { id, failure, .. } => {
+                match failure {
+                    JobFailure::JobNotFound => self.rare(Rare::UnknownJobFailed),
+                    JobFailure::InstallationGone | JobFailure::InstallationSuspended => {
+                        self.rare(Rare::InstallationJobFailed);
+                    }
+                }
+                self.judge_job_failed(*id, *failure);
+                self.judge_job_row(*id);
+            }
+        }
+    }
+
+    /// S1: a job is failed only for a reason that is true.
+    pub(crate) fn judge_job_failed(&mut self, id: JobId, failure: JobFailure) {
+        let Some(job) = self.github.jobs.get(&id.0) else { return };
+        let account = &self.github.accounts[job.account];
+        let row = self.store.rows.job(id).map(|row| row.installation.0);
+        let untrue = match failure {
+            JobFailure::JobNotFound => true,
+            JobFailure::InstallationGone => !account.removed && row == Some(account.installation),
+            // It may have ended while the proof was on its way.
+            JobFailure::InstallationSuspended => false,
+        };
+        if untrue {
+            self.breaks("S1 no-lost-job", format!("job {id} is failed as {failure}, which is not so"));
+        }
+    }
+
+    /// S2 for one worker.
+    fn judge_worker_row(&mut self, name: &WorkerName) {
+        let Some((status, owner)) = self.store.rows.worker(name).map(|row| (row.status, row.owner)) else { return };
+        let old = self.judge.workers.insert(name.clone(), status);
+        if old != Some(status) {
+            self.judge.last_change = self.now;
+        }
+        if status.is_ended() {
+            self.judge.moved.insert(owner, self.now);
+        }
+        if let Some(old) = old
+            && (status < old || (old.is_ended() && status != old))
+        {
+            self.breaks("S2 forward-only", format!("worker {name} went from {old:?} to {status:?}"));
+        }
+    }
+
+    fn judge_reserved(&mut self, worker: &Worker, before: &Before) {
+        if before.repeated {
+            return self.rare(Rare::ReservedTwice);
+        }
+        self.judge_worker_row(&worker.name);
+        if let Some((waiting, free)) = before.demand
+            && waiting + before.unnamed <= free
+        {
+            let what = format!("{} is reserved for {waiting} waiting jobs and {free} free workers", worker.name);
+            self.breaks("S5 no-over-provision", what);
+        }
+        // Whose it is, by the world's word and not by the row's.
+        let owner = self.account_of(worker.entity.0);
+        let cap = owner.map_or(self.cap(worker.owner), |it| self.cap(OwnerId(self.plan.world.account[it].id)));
+        let same = |it: &&Worker| self.account_of(it.entity.0) == owner && !it.status.is_ended();
+        let owned = self.store.rows.workers().filter(same).count() as i64;
+        if cap.is_some_and(|cap| owned > i64::from(cap)) {
+            let what = format!("owner {} has {owned} workers, its cap is {cap:?}", worker.owner);
+            self.breaks("S4 cap", what);
+        }
+        let fits = |job: &&Job| job.entity == worker.entity && job.labels == worker.labels && job.pool == worker.pool;
+        if !self.store.rows.jobs().any(|job| fits(&job) && !job.status.is_ended()) {
+            let what = format!("{} [{}] on {} is like no job", worker.name, worker.labels, worker.pool);
+            self.breaks("S9 exact-labels", what);
+        }
+        let world = &self.plan.world;
+        let set = world.labels.iter().position(|labels| LabelSet::new(labels) == worker.labels);
+        if set.is_some_and(|set| world.pool[world.pool_of[set]].name != worker.pool.to_string()) {
+            let what = format!("{} [{}] is for {}, a pool of other labels", worker.name, worker.labels, worker.pool);
+            self.breaks("S9 exact-labels", what);
+        }
+        if !worker.name.as_str().starts_with(&format!("rise-riscv-runner-{}-", worker.entity)) {
+            self.breaks("S17 isolation", format!("{} is not a name of production's", worker.name));
+        }
+        self.judge_fifo(worker);
+    }
+
+    fn cap(&self, owner: OwnerId) -> Option<u32> {
+        let account = self.plan.world.account.iter().find(|account| account.id == owner.0);
+        account.and_then(|account| account.cap).or(self.plan.world.default_cap)
+    }
+
+    fn owner_has_room(&self, owner: OwnerId) -> bool {
+        let owned = self.store.rows.workers().filter(|it| it.owner == owner && !it.status.is_ended()).count();
+        self.cap(owner).is_none_or(|cap| owned < cap as usize)
+    }
+
+    /// A group's waiting jobs, oldest first. As many of them as it has free workers lack nothing.
+    fn line(&self, entity: EntityId, labels: &LabelSet) -> Vec<(Time, JobId)> {
+        let group = |job: &&Job| job.entity == entity && job.labels == *labels && is_waiting(job);
+        let mut line: Vec<_> = self.store.rows.jobs().filter(group).map(|job| (job.created_at, job.id)).collect();
+        line.sort_unstable();
+        line
+    }
+
+    /// S7: was an older job passed over that the same place and its owner's cap would have served?
+    fn judge_fifo(&mut self, worker: &Worker) {
+        let now = self.now;
+        // What its own jobs did since the decision is not the decision's fault.
+        if self.judge.moved.get(&worker.owner).is_some_and(|at| now - at < FRESH) {
+            return;
+        }
+        // The specification's loop: a group's turn is that of its oldest waiting job.
+        let Some(&served) = self.line(worker.entity, &worker.labels).first() else { return };
+        let mut others: BTreeMap<(EntityId, &LabelSet), &Job> = BTreeMap::new();
+        let waiting = self.store.rows.jobs().filter(|job| job.pool == worker.pool && is_waiting(job));
+        for job in waiting.filter(|job| (job.created_at, job.id) < served) {
+            if job.entity != worker.entity || job.labels != worker.labels {
+                others.insert((job.entity, &job.labels), job);
+            }
+        }
+        let mut passed = None;
+        for ((entity, labels), job) in others {
+            let account = self.github.jobs.get(&job.id.0).map_or(usize::MAX, |it| it.account);
+            let Some(state) = self.github.accounts.get(account) else { continue };
+            let troubled = state.removed || state.suspended || self.is_troubled(account);
+            let key = (entity, crate::trace::number(&labels.to_string()));
+            let refused = self.judge.refused.get(&key).is_some_and(|at| now - at < 3 * MINUTE);
+            let moved = self.judge.moved.get(&job.owner).is_some_and(|at| now - at < FRESH);
+            if troubled || refused || moved || !self.owner_has_room(job.owner) {
+                continue;
+            }
+            let like = Worker { entity, labels: labels.clone(), ..worker.clone() };
+            // Who took a job is known at the latest by the next listing.
+            let (_, free) = self.demand(&like, LISTED);
+            if let Some((_, id)) = self.line(entity, labels).get(free as usize).filter(|it| **it < served) {
+                passed = Some(*id);
+                break;
+            }
+        }
+        if let Some(id) = passed {
+            let what = format!("{} is reserved while job {id}, which is older, waits for the same pool", worker.name);
+            self.breaks("S7 fifo", what);
+        }
+    }
+
+    /// Whether something has lately been wrong between us and an account, so that its jobs rightly wait.
+    fn is_troubled(&self, account: usize) -> bool {
+        let faulty = self.now < self.plan.quiet_at + RECOVERY && !self.plan.window.is_empty();
+        let told = self.judge.trouble.get(&account).is_some_and(|at| self.now - at < HOUR + 10 * MINUTE);
+        let blocked = self.github.accounts[account].blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
+        faulty || told || self.now < blocked + MINUTE
+    }
+
+    // ---- GitHub
+
+    /// S9: the runner carries its row's labels; S11: it has a row.
+    pub(crate) fn judge_minted(&mut self, _account: usize, entry: &Entry) {
+        self.judge.last_change = self.now;
+        let Some(row) = self.store.rows.worker(&entry.name) else {
+            return self.breaks("S11 owned", format!("runner {} has no worker row", entry.name));
+        };
+        if row.labels != entry.labels || row.entity.0 != entry.entity {
+            let what = format!("runner {} has labels that differ from its row's", entry.name);
+            self.breaks("S9 exact-labels", what);
+        }
+    }
+
+    pub(crate) fn judge_runner_deleted(&mut self, name: &WorkerName) {
+        self.judge.last_change = self.now;
+        if name.as_str().starts_with("rise-riscv-runner-staging-") || !name.as_str().starts_with("rise-riscv-runner-") {
+            self.breaks("S17 isolation", format!("runner {name} is not production's"));
+        }
+        let idle = self.github.runners.values().find(|it| it.name == *name).and_then(|it| it.idle_since);
+        if let Some(since) = idle {
+            self.judge.deleted_idle.insert(name.clone(), self.now - since);
+        }
+        let row = self.store.rows.worker(name).map(|row| row.status);
+        match row {
+            None => self.rare(Rare::OrphanRunnerDeleted),
+            Some(status) if status.is_ended() => self.rare(Rare::OrphanRunnerDeleted),
+            Some(_) => {}
+        }
+    }
+
+    /// S15: a delivery is not repeated without end.
+    pub(crate) fn judge_redelivered(&mut self, guid: &Arc<str>) {
+        let count = self.judge.repeated.entry(guid.clone()).or_default();
+        *count += 1;
+        // Each leader may try anew, and one that is not answered is repeated every two minutes.
+        let bound = 6 * self.store.granted.max(1) + self.now / (100 * SECOND);
+        if i64::from(*count) > bound {
+            let what = format!("delivery {guid} is repeated {count} times");
+            self.breaks("S15 bounded", what);
+        }
+    }
+
+    // ---- the cluster
+
+    pub(crate) fn judge_capacity_changes(&mut self) {
+        let offered = (0..self.cluster.nodes.len()).map(|pool| self.cluster.offered(pool)).collect();
+        self.judge.offered.push_back((self.now, offered));
+    }
+
+    /// S6, S9 and S11 for a new pod.
+    pub(crate) fn judge_pod_created(&mut self, worker: &Worker, pool: usize) {
+        self.judge.last_change = self.now;
+        let recent = self.judge.offered.iter().filter(|(at, _)| self.now - at < VIEW_LAG).map(|(_, all)| all[pool]);
+        let offered = recent.max().unwrap_or(0).max(self.cluster.offered(pool));
+        let live = self.cluster.live(pool) + 1;
+        if live > offered && self.late_call {
+            // Its caller was gone or had given it up, and its place was given to another: it is deleted as an orphan.
+            self.rare(Rare::LatePod);
+        } else if live > offered {
+            self.breaks("S6 capacity", format!("pod {} is number {live} of {offered} in its pool", worker.name));
+        }
+        match self.store.rows.worker(&worker.name) {
+            None => self.breaks("S11 owned", format!("pod {} has no worker row", worker.name)),
+            Some(row) if row.pool != worker.pool => {
+                self.breaks("S9 exact-labels", format!("pod {} is for another pool than its row", worker.name));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// S10: one configuration, one pod.
+    pub(crate) fn judge_jit_used(&mut self, jit: i64, uid: &PodUid) {
+        let known = self.judge.jit.entry(jit).or_insert_with(|| uid.clone());
+        if known != uid {
+            let what = format!("JIT configuration {jit} is given to a second pod");
+            self.breaks("S10 one-jit-one-pod", what);
+        }
+    }
+
+    /// S8, S12 and S17 for a deletion.
+    pub(crate) fn judge_pod_deleted(&mut self, name: &WorkerName) {
+        self.judge.last_change = self.now;
+        let Some(pod) = self.cluster.pods.get(name) else { return };
+        let (phase, finished, connected, created) = (pod.phase, pod.finished, pod.connected, pod.created);
+        if name.as_str().starts_with("rise-riscv-runner-staging-") || !name.as_str().starts_with("rise-riscv-runner-") {
+            self.breaks("S17 isolation", format!("pod {name} is not production's"));
+        }
+        let busy = connected.and_then(|runner| self.github.runners.get(&runner)).is_some_and(|it| it.job.is_some());
+        // A job may take six hours by default: whose App has been gone for longer, is owed no board.
+        let owed = self.store.rows.worker(name).and_then(|row| self.account_of(row.entity.0)).is_none_or(|account| {
+            let account = &self.github.accounts[account];
+            !account.removed || self.now - account.removed_at < 6 * HOUR
+        });
+        if busy && owed && !phase.is_ended() {
+            self.breaks("S8 never-kill-busy", format!("pod {name} is deleted while its runner executes a job"));
+        }
+        let row = self.store.rows.worker(name).map(|row| (row.status, row.failure, row.completed_at));
+        let Some((status, failure, completed_at)) = row else { return self.rare(Rare::OrphanPodDeleted) };
+        if completed_at.is_some_and(|at| at.0 - self.plan.epoch < created) {
+            self.rare(Rare::OrphanPodDeleted);
+        }
+        let quick =
+            failure.is_some_and(|failure| !matches!(failure, WorkerFailure::PodFailed | WorkerFailure::PodVanished));
+        if !status.is_ended() {
+            return self.breaks("S12 grace", format!("pod {name} is deleted before its row has ended"));
+        }
+        let ended_for = finished.map_or(0, |at| self.now - at / SECOND * SECOND);
+        if phase.is_ended() && !quick {
+            if ended_for < GRACE - self.most_skew() {
+                let what = format!("pod {name} is deleted {} minutes after its end", ended_for / MINUTE);
+                self.breaks("S12 grace", what);
+            }
+            self.rare(Rare::GraceOver);
+        }
+    }
+
+    fn most_skew(&self) -> i64 {
+        self.schedulers.iter().map(|it| it.offset.abs()).max().unwrap_or(0)
+    }
+
+    /// S16 and S8 for a worker that is failed: is what was concluded true?
+    fn judge_failure(&mut self, name: &WorkerName, failure: WorkerFailure) {
+        let pod = self.cluster.pods.get(name);
+        let alive = pod.is_some_and(|pod| !pod.phase.is_ended() && !pod.deleting);
+        let runs_job = self.github.runners.values().any(|it| it.name == *name && it.job.is_some());
+        let (rare, untrue) = match failure {
+            WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
+            WorkerFailure::RunnerNeverRegistered => {
+                let idle = self.judge.deleted_idle.get(name).copied().unwrap_or(0);
+                (Some(Rare::NeverRegistered), runs_job || idle > 90 * SECOND)
+            }
+            WorkerFailure::RunnerLost => {
+                let idle = self.judge.deleted_idle.get(name).copied().unwrap_or(0);
+                (Some(Rare::RunnerLost), runs_job || idle > 3 * MINUTE)
+            }
+            WorkerFailure::PodStuckPending => {
+                let runs = pod.is_some_and(|pod| pod.phase == PodPhase::Running && self.now - pod.since > 2 * MINUTE);
+                (Some(Rare::StuckPending), runs)
+            }
+            WorkerFailure::ProvisioningInterrupted => {
+                let runs = pod.is_some_and(|pod| pod.phase == PodPhase::Running && self.now - pod.since > 2 * MINUTE);
+                (Some(Rare::InterruptedWorkerFailed), runs)
+            }
+            WorkerFailure::Surplus => {
+                let before = pod.is_none();
+                (Some(if before { Rare::SurplusBeforeStart } else { Rare::SurplusRetired }), runs_job)
+            }
+            WorkerFailure::JitRefused => (Some(Rare::JitGivenUp), false),
+            WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
+            WorkerFailure::NameTaken | WorkerFailure::PodFailed | WorkerFailure::InstallationGone => (None, false),
+        };
+        if let Some(rare) = rare {
+            self.rare(rare);
+        }
+        if untrue {
+            self.breaks("S16 silence", format!("{name} is failed as {failure}, which is not so"));
+        }
+    }
+
+    pub(crate) fn judge_chosen(&mut self, _action: &Action, reason: &Reason) {
+        if let Reason::Demand { job } = reason
+            && self.github.jobs.get(&job.0).is_some_and(|it| self.github.accounts[it.account].removed)
+        {
+            // Known to be gone only once GitHub has said so.
+        }
+    }
+
+    // ---- liveness
+
+    /// Notes that `holds`; breaks `invariant` when it has held for longer than `limit`.
+    fn hold(&mut self, invariant: &'static str, key: i64, holds: bool, limit: i64, what: impl FnOnce() -> String) {
+        let key = (invariant, key);
+        if !holds {
+            self.judge.held.remove(&key);
+            return;
+        }
+        let since = *self.judge.held.entry(key).or_insert(self.now);
+        if self.now - since > limit {
+            self.breaks(invariant, format!("for {} s: {}", (self.now - since) / SECOND, what()));
+        }
+    }
+
+    fn is_healthy(&self, account: usize) -> bool {
+        let state = &self.github.accounts[account];
+        let until = state.blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
+        let waits = until > 0 && self.now < until + RECOVERY;
+        let troubled = self.judge.trouble.get(&account).is_some_and(|at| self.now - at < HOUR);
+        !state.removed && !state.suspended && !waits && !troubled
+    }
+
+    /// Whether an entity's runners can be looked after: nothing is wrong with its account, and a delivery told of the
+    /// installation that it has now.
+    fn is_reachable(&self, entity: i64) -> bool {
+        let Some(account) = self.account_of(entity) else { return true };
+        let state = &self.github.accounts[account];
+        // A leader that began after the App was installed anew has read of jobs that have not ended alone.
+        let told = |row: &Job| {
+            row.entity.0 == entity
+                && row.installation.0 == state.installation
+                && (state.removed_at == 0 || !row.status.is_ended())
+        };
+        self.is_healthy(account) && self.store.rows.jobs().any(told)
+    }
+
+    /// Looks at everything; whether the run is over.
+    pub(crate) fn look(&mut self) -> bool {
+        self.look_at_leadership();
+        if self.now >= self.plan.quiet_at + RECOVERY {
+            self.look_at_jobs();
+            self.look_at_supply();
+            self.look_at_runners();
+            self.look_at_pods();
+            self.look_at_workers();
+        }
+        self.look_for_the_end()
+    }
+
+    fn look_at_leadership(&mut self) {
+        let able = self.schedulers.iter().any(|it| it.alive && !it.paused);
+        let led = self.schedulers.iter().any(|it| it.is_leading() && !it.paused);
+        self.hold("L8 failover", 0, able && !led, LED, || String::from("nobody leads"));
+    }
+
+    /// L2: rows follow GitHub.
+    fn look_at_jobs(&mut self) {
+        // What has ended on both sides says nothing new, and is most of what there is.
+        let open = |(id, job): &(&i64, &crate::github::Job)| {
+            job.state != JobState::Done || self.store.rows.job(JobId(**id)).is_none_or(|row| !row.status.is_ended())
+        };
+        let open: Vec<i64> = self.github.jobs.iter().filter(open).map(|(id, _)| *id).collect();
+        for id in open {
+            let Some(job) = self.github.jobs.get(&id).cloned() else { continue };
+            if !self.is_healthy(job.account) {
+                continue;
+            }
+            let row = self.store.rows.job(JobId(id)).cloned();
+            let unknown = row.is_none() && job.posted.sent > 0 && job.posted.open == 0;
+            // What is refused again and again is repeated ever more rarely.
+            let limit = MADE_UP + if job.posted.refused >= OFTEN { HOUR } else { 0 };
+            self.hold("L2 made-up", id, unknown, limit, || format!("job {id} is not known"));
+            let Some(row) = row.filter(|row| self.is_reachable(row.entity.0)) else { continue };
+            let late = job.state == JobState::Done && !row.status.is_ended();
+            let named = row.assignment.as_ref().map(|it| WorkerName(it.runner.clone()));
+            let ours = named.is_some_and(|name| self.store.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
+            let budget = &self.github.accounts[job.account];
+            let poor = self.jobs_of(job.account) * 40 > i64::from(budget.limit);
+            let limit = if ours { ENDED } else { SWEPT } + if poor { HOUR } else { 0 };
+            self.hold("L2 ended", id, late, limit, || format!("job {id} has ended and its row says {:?}", row.status));
+            let waits = job.state == JobState::Queued && row.status == Status::Running && !row.is_requeued();
+            let limit = SWEPT + if poor { HOUR } else { 0 };
+            self.hold("L2 requeued", id, waits, limit, || format!("job {id} is queued again and its row runs"));
+        }
+    }
+
+    fn jobs_of(&self, account: usize) -> i64 {
+        self.github.jobs.values().filter(|job| job.account == account && job.state != JobState::Done).count() as i64
+    }
+
+    /// L1: whoever has room gets a worker.
+    fn look_at_supply(&mut self) {
+        let mut groups: BTreeMap<(i64, String), Job> = BTreeMap::new();
+        for (id, job) in &self.github.jobs {
+            if job.state != JobState::Queued || !self.is_healthy(job.account) {
+                continue;
+            }
+            if let Some(row) = self.store.rows.job(JobId(*id)).filter(|row| is_waiting(row)) {
+                groups.entry((row.entity.0, row.labels.to_string())).or_insert_with(|| row.clone());
+            }
+        }
+        let mut keys = BTreeSet::new();
+        for ((entity, labels), row) in groups {
+            let like = Worker {
+                name: WorkerName::from(""),
+                entity: row.entity,
+                entity_name: row.entity_name.clone(),
+                entity_type: row.entity_type,
+                owner: row.owner,
+                installation: row.installation,
+                repo: None,
+                labels: row.labels.clone(),
+                pool: row.pool.clone(),
+                image: row.image.clone(),
+                node: None,
+                status: Status::Pending,
+                failure: None,
+                created_at: row.created_at,
+                running_at: None,
+                completed_at: None,
+            };
+            let (waiting, free) = self.demand(&like, 0);
+            let room = self.owner_has_room(row.owner);
+            let pool = self.cluster.pools.iter().position(|pool| *pool == row.pool);
+            let place = pool.is_some_and(|pool| {
+                let unplaced = |it: &&Worker| {
+                    !it.status.is_ended() && it.pool == row.pool && !self.cluster.pods.contains_key(&it.name)
+                };
+                let unplaced = self.store.rows.workers().filter(unplaced).count() as i64;
+                self.cluster.offered(pool) > self.cluster.live(pool) + unplaced
+            });
+            if !room {
+                self.rare(Rare::AtCap);
+            }
+            if !place {
+                self.rare(Rare::PoolFull);
+            }
+            let key = entity ^ crate::trace::number(&labels);
+            keys.insert(key);
+            let unmet = waiting > free && room && place;
+            // A runner that a job took whose row was failed shows as busy in the next listing only.
+            let lately = |row: &Job| row.entity.0 == entity && row.status == Status::Failed;
+            let limit = SERVED + if self.store.rows.jobs().any(lately) { LISTED } else { 0 };
+            self.hold("L1 served", key, unmet, limit, || {
+                format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room")
+            });
+        }
+        let stale: Vec<_> =
+            self.judge.held.keys().filter(|it| it.0 == "L1 served" && !keys.contains(&it.1)).copied().collect();
+        for key in stale {
+            self.judge.held.remove(&key);
+        }
+    }
+
+    /// L4 and L5: what GitHub has of ours.
+    fn look_at_runners(&mut self) {
+        let entries: Vec<(i64, Entry)> = self.github.runners.iter().map(|(id, it)| (*id, it.clone())).collect();
+        for (id, entry) in entries {
+            let healthy = self.is_reachable(entry.entity);
+            let row = self.store.rows.worker(&entry.name).cloned();
+            let orphan = row.as_ref().is_none_or(|row| row.status.is_ended()) && entry.job.is_none() && healthy;
+            self.hold("L4 orphan runner", id, orphan, CLEAN, || format!("runner {} has no worker", entry.name));
+            let surplus = row.is_some_and(|row| {
+                entry.idle_since.is_some() && entry.job.is_none() && healthy && self.demand(&row, 0).0 == 0
+            });
+            self.hold("L5 surplus", id, surplus, CLEAN, || format!("runner {} is needed by nobody", entry.name));
+        }
+    }
+
+    fn account_of(&self, entity: i64) -> Option<usize> {
+        self.plan.world.account.iter().position(|it| if it.user { entity / 100 == it.id } else { entity == it.id })
+    }
+
+    /// L3 and L4: what the cluster has of ours.
+    fn look_at_pods(&mut self) {
+        let pods: Vec<(WorkerName, crate::cluster::Pod)> =
+            self.cluster.pods.iter().map(|(name, pod)| (name.clone(), pod.clone())).collect();
+        for (name, pod) in pods {
+            let row = self.store.rows.worker(&name).cloned();
+            let active = row.as_ref().is_some_and(|row| !row.status.is_ended());
+            let healthy = row.as_ref().is_none_or(|row| self.is_reachable(row.entity.0));
+            let key = number(&name);
+            let entry = pod.connected.or(pod.secret).and_then(|id| self.github.runners.get(&id)).cloned();
+            let unregistered =
+                pod.phase == PodPhase::Running && entry.as_ref().is_none_or(|it| !it.online && it.job.is_none());
+            let holds = unregistered && active && healthy && !pod.deleting;
+            // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
+            self.hold("L3 never-registered", key, holds, 3 * MINUTE, || format!("{name} runs and is not registered"));
+            let pending = pod.phase == PodPhase::Pending && active && healthy && !pod.deleting;
+            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, || format!("{name} is pending"));
+            let busy = entry.is_some_and(|it| it.job.is_some());
+            let orphan = !pod.phase.is_ended() && !pod.deleting && !active && healthy && !busy;
+            self.hold("L4 orphan pod", key, orphan, CLEAN, || format!("pod {name} has no active worker"));
+            let old = pod.phase.is_ended() && !pod.deleting;
+            self.hold("S12 kept too long", key, old, GRACE + 10 * MINUTE + self.most_skew(), || {
+                format!("pod {name} has ended and is still there")
+            });
+        }
+    }
+
+    /// L4: what the store has of ours.
+    fn look_at_workers(&mut self) {
+        let rows: Vec<Worker> = self.store.rows.workers().filter(|it| !it.status.is_ended()).cloned().collect();
+        for row in rows {
+            let healthy = self.is_reachable(row.entity.0);
+            let ended = self.cluster.pods.get(&row.name).is_none_or(|pod| pod.phase.is_ended());
+            self.hold("L4 orphan worker", number(&row.name), ended && healthy, CLEAN + 2 * MINUTE, || {
+                format!("worker {} is {:?} and has no pod", row.name, row.status)
+            });
+        }
+    }
+
+    /// Whether all that can end has ended, and it has been quiet since.
+    fn look_for_the_end(&mut self) -> bool {
+        let stuck = |account: usize| !self.is_healthy(account);
+        let jobs = self.github.jobs.iter().all(|(id, job)| {
+            let row = self.store.rows.job(JobId(*id));
+            let given_up = row.is_some_and(|row| row.status == Status::Failed);
+            stuck(job.account)
+                // Queued while the App was not installed: nobody ever told us.
+                || job.posted.sent == 0
+                || (job.state == JobState::Done && row.is_none_or(|row| row.status.is_ended()))
+                || (job.state == JobState::Queued && given_up)
+        });
+        let free = |entity: i64| self.is_reachable(entity);
+        let workers = self.store.rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0));
+        let runners = self.github.runners.values().all(|it| !free(it.entity));
+        let pods = self.cluster.pods.iter().all(|(name, pod)| {
+            pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
+        });
+        let sent = self.github.log.iter().all(|it| it.over);
+        if !(jobs && workers && runners && pods && sent && self.now >= self.plan.quiet_at + RECOVERY) {
+            self.judge.done_at = None;
+            return false;
+        }
+        let decisions: u64 = self.schedulers.iter().map(|it| it.decisions).sum();
+        // Whoever could not be looked after until now has just begun.
+        let reachable: Vec<bool> = (0..self.github.accounts.len()).map(|account| self.is_healthy(account)).collect();
+        if self.judge.reachable != reachable {
+            self.judge.reachable = reachable;
+            self.judge.done_at = None;
+        }
+        let Some(done_at) = self.judge.done_at else {
+            self.judge.done_at = Some(self.now);
+            self.judge.decisions_at_done = decisions;
+            return false;
+        };
+        let quiet_for = self.now - done_at;
+        let grace = self.plan.long && !self.cluster.pods.is_empty();
+        if quiet_for < QUIET || grace {
+            return false;
+        }
+        let healthy = (0..self.github.accounts.len()).all(|account| self.is_healthy(account));
+        let healthy = healthy && self.github.accounts.iter().all(|account| account.removed_at == 0);
+        if !self.plan.long && healthy && self.judge.last_change > done_at + MINUTE {
+            let what =
+                format!("something changed {} s after all was done", (self.judge.last_change - done_at) / SECOND);
+            self.breaks("L6 quiet", what);
+        }
+        // A tick every 15 s, and what the periodic readings wake: some dozens a minute at most.
+        let rate = (decisions - self.judge.decisions_at_done) * 60 / (quiet_for / SECOND).max(1) as u64;
+        if rate > 120 {
+            self.breaks("L6 quiet", format!("{rate} decisions a minute with nothing to decide"));
+        }
+        true
+    }
+
+    /// The plan's time is over and not all is done.
+    pub(crate) fn judge_end(&mut self) {
+        let open: Vec<String> = self
+            .github
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.state != JobState::Done && job.posted.sent > 0)
+            .map(|(id, job)| format!("job {id} {:?}", job.state))
+            .chain(
+                self.store
+                    .rows
+                    .workers()
+                    .filter(|it| !it.status.is_ended())
+                    .map(|it| format!("worker {} {:?}", it.name, it.status)),
+            )
+            .chain(self.github.runners.values().map(|it| format!("runner {}", it.name)))
+            .take(8)
+            .collect();
+        self.breaks("L1 done", format!("the plan's time is over, and there are {}", open.join(", ")));
+    }
+}

@@ -1,0 +1,348 @@
+//! Worlds from seeds. Swarm style: in each world most kinds of faults are switched off wholesale, and those that are on
+//! are on in earnest.
+
+use crate::{
+    plan::{Account, Deed, EPOCH, Plan, Pool, What, Window, World},
+    register::Fault,
+    rng::Rng,
+    run::{HOUR, MINUTE, SECOND},
+};
+
+/// What a world is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Profile {
+    /// Anything.
+    Mixed,
+    /// Jobs come and go, and nothing goes wrong.
+    Steady,
+    /// Very many jobs at once, with webhooks that go astray.
+    Storm,
+    /// Calls that are not answered.
+    Timeouts,
+    /// Pods that get stuck in every way.
+    Stuck,
+    /// Everything is away for a while, and comes back.
+    Outage,
+    /// GitHub's limits are reached.
+    Limited,
+    /// Schedulers die, pause and disagree about the time.
+    Failover,
+    /// Schedulers are replaced in order while jobs run.
+    Upgrade,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Profile; 9] = [
+        Profile::Mixed,
+        Profile::Steady,
+        Profile::Storm,
+        Profile::Timeouts,
+        Profile::Stuck,
+        Profile::Outage,
+        Profile::Limited,
+        Profile::Failover,
+        Profile::Upgrade,
+    ];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Profile::Mixed => "mixed",
+            Profile::Steady => "steady",
+            Profile::Storm => "storm",
+            Profile::Timeouts => "timeouts",
+            Profile::Stuck => "stuck",
+            Profile::Outage => "outage",
+            Profile::Limited => "limited",
+            Profile::Failover => "failover",
+            Profile::Upgrade => "upgrade",
+        }
+    }
+
+    /// Reads a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.as_str() == name)
+    }
+
+    /// Kinds of single-call faults such a world may have.
+    fn faults(self) -> &'static [Fault] {
+        use Fault::*;
+        match self {
+            Profile::Steady | Profile::Upgrade => &[],
+            Profile::Mixed => &[
+                WebhookFailed,
+                WebhookDuplicated,
+                WebhookReordered,
+                WebhookHoursLate,
+                WebhookBadSignature,
+                WebhookTruncated,
+                WebhookNoInstallation,
+                WebhookOldInstallation,
+                GithubBefore,
+                GithubAfter,
+                GithubTimeout,
+                RateLimitedTold,
+                RateLimitedUntold,
+                StaleListing,
+                PagesDisagree,
+                RunnerDeaf,
+                ClusterBefore,
+                ClusterAfter,
+                ClusterTimeout,
+                QuotaDenied,
+                WatchBroken,
+                WatchLate,
+                ImagePull,
+                Unschedulable,
+                StartFails,
+                NeverConnects,
+                StuckTerminating,
+                LateStatus,
+                StoreBefore,
+                StoreLostAck,
+                StoreAway,
+                StoreSlow,
+                NotifyLost,
+            ],
+            Profile::Storm => {
+                &[WebhookFailed, WebhookDuplicated, WebhookReordered, NotifyLost, StoreSlow, StoreLostAck]
+            }
+            Profile::Timeouts => &[GithubTimeout, ClusterTimeout, GithubAfter, ClusterAfter, StoreLostAck, StoreSlow],
+            Profile::Stuck => &[
+                ImagePull,
+                Unschedulable,
+                StartFails,
+                NeverConnects,
+                StuckTerminating,
+                LateStatus,
+                QuotaDenied,
+                RunnerDeaf,
+            ],
+            Profile::Outage => &[WebhookFailed, GithubBefore, ClusterBefore, StoreAway, WatchBroken, NeverConnects],
+            Profile::Limited => &[RateLimitedTold, RateLimitedUntold, GithubAfter],
+            Profile::Failover => {
+                &[StoreAway, StoreLostAck, WatchBroken, WatchLate, GithubTimeout, ClusterAfter, NotifyLost]
+            }
+        }
+    }
+}
+
+/// Draws a world.
+pub fn draw(profile: Profile, seed: u64) -> Plan {
+    let mut rng = Rng::new(seed);
+    // Now and then more at once than an installation may ask for in a minute, and room for all.
+    let flood = profile == Profile::Storm && seed / 2 % 72 == 2;
+    let (jobs, spread) = match profile {
+        Profile::Storm if flood => (rng.between(400, 600), rng.between(SECOND, 5 * SECOND)),
+        Profile::Storm => (rng.between(40, 120), rng.between(SECOND, MINUTE)),
+        _ => (rng.between(5, 25), rng.between(MINUTE, 15 * MINUTE)),
+    };
+    let active = spread + rng.between(2 * MINUTE, 10 * MINUTE);
+    let mut world = draw_world(&mut rng, profile);
+    if flood {
+        world.default_cap = None;
+        world.account.iter_mut().for_each(|account| account.cap = None);
+        world.pool.iter_mut().for_each(|pool| pool.nodes = vec![2; 300]);
+    }
+    let mut plan = Plan {
+        seed,
+        name: format!("{} {seed}", profile.as_str()),
+        epoch: EPOCH + rng.between(0, 1000),
+        quiet_at: active,
+        end: active + 5 * HOUR,
+        long: rng.chance(if profile == Profile::Mixed { 4 } else { 0 }),
+        world,
+        deed: Vec::new(),
+        window: Vec::new(),
+    };
+    if plan.long {
+        plan.end += 8 * HOUR;
+    }
+    draw_jobs(&mut rng, &mut plan, profile, jobs, spread);
+    draw_windows(&mut rng, &mut plan, profile, active);
+    draw_troubles(&mut rng, &mut plan, profile, active);
+    if plan.deed.iter().any(|deed| matches!(deed.what, What::Uninstall { .. })) {
+        // Runners that nobody can be asked about are left for six hours.
+        plan.end += 7 * HOUR;
+    }
+    // Even one board after the other.
+    plan.end += plan
+        .deed
+        .iter()
+        .map(|deed| if let What::Queue { runs, .. } = deed.what { runs + MINUTE } else { 0 })
+        .sum::<i64>();
+    plan.deed.sort_by_key(|deed| deed.at);
+    plan
+}
+
+fn draw_world(rng: &mut Rng, profile: Profile) -> World {
+    let accounts = rng.between(1, 3);
+    let limited = profile == Profile::Limited || (profile == Profile::Mixed && rng.chance(10));
+    let account = (0..accounts).map(|i| {
+        let cap = rng.chance(50).then(|| rng.between(1, 6) as u32);
+        let limit = if limited { rng.between(300, 900) as u32 } else { 5_000 };
+        Account {
+            id: 10 + i,
+            user: i == 2 || rng.chance(15),
+            installation: 1000 * (i + 1),
+            cap,
+            limit,
+            repos: Vec::new(),
+        }
+    });
+    let account = account.collect();
+    let pools = rng.between(1, 2) as usize;
+    let most = if profile == Profile::Storm { 30 } else { 4 };
+    let pool = (0..pools).map(|i| {
+        let nodes = rng.between(1, most) as usize;
+        Pool { name: format!("board-{i}"), nodes: (0..nodes).map(|_| if rng.chance(80) { 1 } else { 2 }).collect() }
+    });
+    let pool: Vec<Pool> = pool.collect();
+    let mut labels = vec![vec![String::from("board-0-label")]];
+    let mut pool_of = vec![0];
+    if pools > 1 {
+        labels.push(vec![String::from("board-1-label")]);
+        pool_of.push(1);
+    }
+    if profile == Profile::Mixed && rng.chance(35) {
+        // Runners of the second set can take jobs of the first.
+        labels.push(vec![String::from("wide")]);
+        labels.push(vec![String::from("wide"), String::from("x")]);
+        pool_of.extend([0, 0]);
+    }
+    let schedulers = match profile {
+        Profile::Failover | Profile::Upgrade => rng.between(2, 3),
+        Profile::Mixed => rng.between(1, 3),
+        _ => 1,
+    } as usize;
+    let skewed = matches!(profile, Profile::Failover | Profile::Mixed) && rng.chance(30);
+    let skew = if skewed { (0..schedulers).map(|_| rng.between(-40, 40) * SECOND).collect() } else { Vec::new() };
+    World {
+        schedulers,
+        skew,
+        default_cap: rng.chance(70).then_some(20),
+        busy_lag: if rng.chance(40) { rng.between(5, 60) * SECOND } else { 0 },
+        newest_first: rng.chance(30),
+        pull: rng.between(SECOND, 20 * SECOND),
+        account,
+        pool,
+        labels,
+        pool_of,
+    }
+}
+
+fn draw_jobs(rng: &mut Rng, plan: &mut Plan, profile: Profile, jobs: i64, spread: i64) {
+    let faulty = !matches!(profile, Profile::Steady | Profile::Upgrade);
+    let cancels = faulty && rng.chance(50);
+    let reruns = faulty && rng.chance(20);
+    let holds = faulty && rng.chance(20);
+    for i in 0..jobs {
+        let at = rng.between(0, spread);
+        let job = 100 + i;
+        let what = What::Queue {
+            job,
+            account: rng.below(plan.world.account.len() as u64) as usize,
+            repo: rng.between(1, 2),
+            labels: rng.below(plan.world.labels.len() as u64) as usize,
+            runs: rng.between(10 * SECOND, 4 * MINUTE),
+            held: if holds && rng.chance(20) { rng.between(10 * SECOND, 3 * MINUTE) } else { 0 },
+        };
+        plan.deed.push(Deed { at, what });
+        if cancels && rng.chance(20) {
+            let after = if rng.chance(60) { rng.between(0, 20 * SECOND) } else { rng.between(0, 4 * MINUTE) };
+            plan.deed.push(Deed { at: at + after, what: What::Cancel { job } });
+        }
+        if reruns && rng.chance(15) {
+            let after = rng.between(30 * SECOND, 5 * MINUTE);
+            plan.deed.push(Deed { at: at + after, what: What::Rerun { job, again: 5000 + job } });
+        }
+    }
+}
+
+fn draw_windows(rng: &mut Rng, plan: &mut Plan, profile: Profile, active: i64) {
+    let percent = if profile == Profile::Mixed { 14 } else { 50 };
+    for &fault in profile.faults() {
+        if !rng.chance(percent) {
+            continue;
+        }
+        // One of three: seldom and always, often and for a while, or everything for a short time.
+        let (length, chance) = match rng.below(3) {
+            0 => (active, rng.between(2, 15)),
+            1 => (rng.between(MINUTE, active.max(2 * MINUTE)), rng.between(20, 60)),
+            _ => (rng.between(10 * SECOND, 4 * MINUTE), 100),
+        };
+        let from = rng.between(0, (active - length).max(0));
+        let until = (from + length).min(active);
+        plan.window.push(Window { from, until, fault, chance: chance as u32 });
+    }
+}
+
+fn draw_troubles(rng: &mut Rng, plan: &mut Plan, profile: Profile, active: i64) {
+    let mixed = profile == Profile::Mixed;
+    let mut add = |at: i64, what: What| plan.deed.push(Deed { at, what });
+    let schedulers = plan.world.schedulers as u64;
+    let failing = matches!(profile, Profile::Failover) || (mixed && rng.chance(40));
+    if failing {
+        for _ in 0..rng.between(1, 4) {
+            let (at, scheduler) = (rng.between(0, active), rng.below(schedulers) as usize);
+            let lasts = rng.between(SECOND, MINUTE);
+            match rng.below(4) {
+                0 | 1 => add(at, What::Kill { scheduler, lasts }),
+                2 => add(at, What::Pause { scheduler, lasts: rng.between(5 * SECOND, MINUTE) }),
+                _ => add(at, What::Clock { scheduler, by: rng.between(-60, 60) * SECOND }),
+            }
+        }
+    }
+    if profile == Profile::Upgrade || (mixed && rng.chance(15)) {
+        let mut at = rng.between(0, active / 2);
+        for scheduler in 0..plan.world.schedulers {
+            add(at, What::Stop { scheduler, lasts: 25 * SECOND });
+            at += rng.between(5 * SECOND, 90 * SECOND);
+        }
+    }
+    let pools = plan.world.pool.len() as u64;
+    let nodes = matches!(profile, Profile::Outage | Profile::Stuck) || (mixed && rng.chance(30));
+    if nodes {
+        for _ in 0..rng.between(1, 3) {
+            let pool = rng.below(pools) as usize;
+            let node = (pool, rng.below(plan.world.pool[pool].nodes.len() as u64) as usize);
+            let at = rng.between(0, active);
+            let lasts = rng.between(20 * SECOND, 8 * MINUTE).min(active - at);
+            match rng.below(3) {
+                0 => add(at, What::NodeLost { node, lasts }),
+                1 => add(at, What::Cordon { node, lasts }),
+                _ => add(at, What::Evict),
+            }
+        }
+    }
+    let accounts = plan.world.account.len() as u64;
+    if mixed && rng.chance(12) {
+        let account = rng.below(accounts) as usize;
+        let at = rng.between(0, active);
+        match rng.below(3) {
+            0 => add(at, What::Uninstall { account }),
+            1 => {
+                let installation = plan.world.account[account].installation + 10;
+                let back = (at + rng.between(10 * SECOND, 3 * MINUTE)).min(active);
+                add(at, What::Uninstall { account });
+                add(back, What::Reinstall { account, installation });
+            }
+            _ => {
+                let lasts = rng.between(10 * SECOND, 5 * MINUTE).min(active - at);
+                add(at, What::Suspend { account, lasts });
+            }
+        }
+    }
+    if mixed && rng.chance(10) {
+        add(rng.between(0, active), What::Vanish);
+    }
+    if mixed && rng.chance(6) {
+        let job = 100 + rng.between(0, 9);
+        add(rng.between(0, active), What::Forget { job });
+    }
+    if profile == Profile::Limited || (mixed && rng.chance(4)) {
+        let account = rng.below(accounts) as usize;
+        add(rng.between(0, active), What::UseUp { account });
+    }
+}

@@ -1,0 +1,131 @@
+//! What a run comes to.
+
+use std::collections::BTreeMap;
+
+use engine::ids::WorkerName;
+
+use crate::{
+    github::JobState,
+    judge::Broken,
+    register::Counts,
+    run::{SECOND, Sim},
+};
+
+/// One run's end.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The invariant that broke, if one did.
+    pub broken: Option<Broken>,
+    /// The hash over every event.
+    pub hash: u64,
+    /// How many events.
+    pub events: u64,
+    /// Simulated milliseconds.
+    pub sim_ms: i64,
+    /// Faults and rare states.
+    pub counts: Counts,
+    /// The trace's text, when it was kept.
+    pub lines: Vec<(i64, String)>,
+    /// Each job: (queued, started, ended, pool, owner), seconds since the world's start.
+    pub jobs: BTreeMap<i64, Served>,
+    /// How each job ended, for comparing runs: GitHub's word and the row's.
+    pub ends: BTreeMap<i64, String>,
+    /// Calls to GitHub on behalf of installations.
+    pub calls: u64,
+    /// Pods made.
+    pub pods: u64,
+    /// What supply cost, by pool and owner.
+    pub meters: BTreeMap<(String, i64), Meter>,
+}
+
+/// What the runners of one pool and owner cost. Milliseconds.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct Meter {
+    /// From each runner's reservation to its connection.
+    pub starts: Vec<i64>,
+    /// Connected and without a job, all runners together.
+    pub idle: i64,
+    /// From a pod's creation to its end, all pods together.
+    pub live: i64,
+}
+
+/// How one job fared. Seconds since the world's start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// When it was queued.
+    pub queued: i64,
+    /// When it started, if it did.
+    pub started: Option<i64>,
+    /// When it ended, if it did.
+    pub ended: Option<i64>,
+    /// Its pool.
+    pub pool: String,
+    /// Its owner's id.
+    pub owner: i64,
+}
+
+impl Sim {
+    fn meter(&mut self, name: &WorkerName) -> Option<(&mut Meter, i64)> {
+        let row = self.store.rows.worker(name)?;
+        let created = row.created_at.0 - self.plan.epoch;
+        Some((self.meters.entry((row.pool.to_string(), row.owner.0)).or_default(), created))
+    }
+
+    pub(crate) fn meter_online(&mut self, runner: i64) {
+        let now = self.now;
+        let Some(name) = self.github.runners.get(&runner).map(|it| it.name.clone()) else { return };
+        if let Some((meter, created)) = self.meter(&name) {
+            meter.starts.push(now - created);
+        }
+    }
+
+    /// A runner's time without a job is over.
+    pub(crate) fn meter_idle(&mut self, runner: i64) {
+        let now = self.now;
+        let Some(entry) = self.github.runners.get_mut(&runner) else { return };
+        let (Some(since), name) = (entry.idle_since.take(), entry.name.clone()) else { return };
+        if let Some((meter, _)) = self.meter(&name) {
+            meter.idle += now - since;
+        }
+    }
+
+    pub(crate) fn meter_pod(&mut self, name: &WorkerName, lived: i64) {
+        if let Some((meter, _)) = self.meter(name) {
+            meter.live += lived;
+        }
+    }
+}
+
+impl Outcome {
+    pub(crate) fn of(sim: Sim) -> Self {
+        let mut jobs = BTreeMap::new();
+        let mut ends = BTreeMap::new();
+        for (&id, job) in &sim.github.jobs {
+            let pool = &sim.plan.world.pool[sim.plan.world.pool_of[job.set]].name;
+            let served = Served {
+                queued: job.created / SECOND,
+                started: job.started.map(|at| at / SECOND),
+                ended: job.ended.map(|at| at / SECOND),
+                pool: pool.clone(),
+                owner: sim.plan.world.account[job.account].id,
+            };
+            jobs.insert(id, served);
+            let row = sim.store.rows.job(engine::ids::JobId(id)).map(|row| row.status);
+            let done = if job.state == JobState::Done { "done" } else { "open" };
+            ends.insert(id, format!("{done} {row:?}"));
+        }
+        Self {
+            broken: sim.broken().cloned(),
+            hash: sim.trace.hash(),
+            events: sim.trace.events(),
+            sim_ms: sim.now,
+            counts: sim.counts.clone(),
+            lines: sim.trace.lines().to_vec(),
+            jobs,
+            ends,
+            calls: sim.github.accounts.iter().map(|it| it.calls).sum(),
+            pods: sim.cluster.made,
+            meters: sim.meters.clone(),
+        }
+    }
+}

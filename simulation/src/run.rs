@@ -1,0 +1,401 @@
+//! The loop: one queue of events in simulated time, and everything that they change.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+};
+
+use engine::{
+    decision::{Action, Write},
+    explain::explain,
+    ids::{Epoch, PodUid, Time, WorkerName},
+    policy::Policy,
+};
+
+use crate::{
+    cluster::Cluster,
+    github::GitHub,
+    judge::{Broken, Judge},
+    plan::{Plan, What},
+    register::{Counts, Fault, Rare},
+    report::{Meter, Outcome},
+    rng::Rng,
+    scheduler::{Inbox, Scheduler},
+    store::Store,
+    trace::Trace,
+};
+
+/// One second, in milliseconds.
+pub const SECOND: i64 = 1000;
+/// One minute.
+pub const MINUTE: i64 = 60 * SECOND;
+/// One hour.
+pub const HOUR: i64 = 60 * MINUTE;
+/// How often liveness is looked at once the faults have stopped.
+const LOOK: i64 = 15 * SECOND;
+
+/// Something that happens at a time.
+#[derive(Debug)]
+pub enum Event {
+    /// A deed of the plan, by index.
+    Deed(usize),
+    /// What a deed began is over.
+    Over(usize),
+    /// A held job is queued.
+    Release(i64),
+    /// A job has been in the queue for a day.
+    QueueLimit(i64),
+    /// A job ends.
+    JobEnds {
+        /// Which.
+        job: i64,
+        /// Which attempt of it.
+        attempt: u32,
+    },
+    /// A job that was not acknowledged goes back.
+    Requeue {
+        /// Which.
+        job: i64,
+        /// Which attempt of it.
+        attempt: u32,
+        /// The runner that had it.
+        runner: i64,
+    },
+    /// A delivery reaches ghfe.
+    Deliver {
+        /// Which attempt.
+        attempt: usize,
+        /// It is not a mere duplicate.
+        counts: bool,
+    },
+    /// GitHub learns how a delivery fared.
+    Delivered {
+        /// Which attempt.
+        attempt: usize,
+        /// The answer; 0 is none.
+        status: u16,
+    },
+    /// A runner process ends by itself.
+    RunnerExits {
+        /// Its pod.
+        pod: WorkerName,
+        /// Its entry.
+        runner: i64,
+        /// Its exit code.
+        code: i32,
+    },
+    /// A pod's images are there.
+    Pulled(WorkerName),
+    /// A pod's containers may start.
+    StartPod(WorkerName),
+    /// A runner process connects.
+    Connect(WorkerName),
+    /// A pod's end shows at last.
+    PodEnds(WorkerName, i32),
+    /// A lost node's pod is given up.
+    PodLost(WorkerName),
+    /// A deleted pod is gone.
+    PodGone(WorkerName, PodUid),
+    /// Something is addressed to a scheduler.
+    To {
+        /// Which.
+        scheduler: usize,
+        /// For its term of this number alone.
+        term: u64,
+        /// What.
+        inbox: Inbox,
+    },
+    /// A call reaches what it calls.
+    Reach {
+        /// Whose.
+        scheduler: usize,
+        /// In its term of this number.
+        term: u64,
+        /// The action's id.
+        id: u64,
+        /// The action.
+        action: Box<Action>,
+        /// Nobody waits for the answer any more.
+        mute: bool,
+    },
+    /// A batch of writes reaches the store.
+    Write {
+        /// Whose.
+        scheduler: usize,
+        /// In its term of this number.
+        term: u64,
+        /// Under this epoch.
+        epoch: Epoch,
+        /// Ids and writes.
+        batch: Vec<(u64, Write)>,
+    },
+    /// A scheduler starts.
+    Start(usize),
+    /// A scheduler goes on.
+    Resume(usize),
+    /// Liveness is looked at.
+    Look,
+}
+
+struct Item {
+    at: i64,
+    serial: u64,
+    event: Event,
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Item {}
+
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Item {
+    /// The earliest is the greatest; of one time, the first that was planned.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.serial).cmp(&(self.at, self.serial))
+    }
+}
+
+/// A simulated world.
+pub struct Sim {
+    /// What it was made from.
+    pub plan: Arc<Plan>,
+    pub(crate) policy: Policy,
+    pub(crate) rng: Rng,
+    /// Milliseconds since the world's start.
+    pub now: i64,
+    queue: BinaryHeap<Item>,
+    serial: u64,
+    /// GitHub.
+    pub github: GitHub,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The store.
+    pub store: Store,
+    /// The schedulers.
+    pub schedulers: Vec<Scheduler>,
+    /// What must hold.
+    pub judge: Judge,
+    /// What happened.
+    pub trace: Trace,
+    /// Faults and rare states.
+    pub counts: Counts,
+    /// What supply cost, by pool and owner.
+    pub meters: BTreeMap<(String, i64), Meter>,
+    /// The call that takes effect right now is one that nobody waits for any more.
+    pub(crate) late_call: bool,
+    broken: Option<Broken>,
+    done: bool,
+}
+
+/// Runs a plan with its own policy.
+pub fn run(plan: &Arc<Plan>, keep_text: bool) -> Outcome {
+    run_with(plan, plan.policy(), keep_text)
+}
+
+/// Runs a plan with a policy.
+pub fn run_with(plan: &Arc<Plan>, policy: Policy, keep_text: bool) -> Outcome {
+    let mut sim = Sim::new(plan, policy, keep_text);
+    sim.go();
+    Outcome::of(sim)
+}
+
+impl Sim {
+    fn new(plan: &Arc<Plan>, policy: Policy, keep_text: bool) -> Self {
+        let mut sim = Self {
+            plan: plan.clone(),
+            policy,
+            rng: Rng::new(plan.seed ^ 0x5eed),
+            now: 0,
+            queue: BinaryHeap::with_capacity(256),
+            serial: 0,
+            github: GitHub::default(),
+            cluster: Cluster::default(),
+            store: Store::default(),
+            schedulers: Vec::new(),
+            judge: Judge::default(),
+            trace: Trace::new(keep_text),
+            counts: Counts::default(),
+            meters: BTreeMap::new(),
+            late_call: false,
+            broken: None,
+            done: false,
+        };
+        sim.set_up_github();
+        sim.set_up_cluster();
+        sim.set_up_schedulers();
+        for (i, deed) in plan.deed.iter().enumerate() {
+            sim.after(deed.at, Event::Deed(i));
+        }
+        sim.after(plan.quiet_at, Event::Look);
+        sim
+    }
+
+    fn go(&mut self) {
+        while let Some(item) = self.queue.pop() {
+            self.now = item.at;
+            if self.done || self.broken.is_some() {
+                return;
+            }
+            if self.now > self.plan.end {
+                return self.judge_end();
+            }
+            self.happen(item.event);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Deed(i) => self.deed(i),
+            Event::Over(i) => self.over(i),
+            Event::Release(job) => self.release_job(job),
+            Event::QueueLimit(job) => self.queue_limit(job),
+            Event::JobEnds { job, attempt } => self.job_ends(job, attempt),
+            Event::Requeue { job, attempt, runner } => self.requeue(job, attempt, runner),
+            Event::Deliver { attempt, counts } => self.deliver(attempt, counts),
+            Event::Delivered { attempt, status } => self.delivered(attempt, status),
+            Event::RunnerExits { pod, runner, code } => self.runner_exits(&pod, runner, code),
+            Event::Pulled(name) => self.pulled(name),
+            Event::StartPod(name) => self.start_pod(name),
+            Event::Connect(name) => self.connect_pod(name),
+            Event::PodEnds(name, code) => self.pod_ends(&name, code),
+            Event::PodLost(name) => self.pod_lost(&name),
+            Event::PodGone(name, uid) => self.pod_gone(&name, &uid),
+            Event::To { scheduler, term, inbox } => self.receive(scheduler, term, inbox),
+            Event::Reach { scheduler, term, id, action, mute } => self.reach(scheduler, term, id, *action, mute),
+            Event::Write { scheduler, term, epoch, batch } => self.write_batch(scheduler, term, epoch, batch),
+            Event::Start(scheduler) => self.start(scheduler),
+            Event::Resume(scheduler) => self.resume(scheduler),
+            Event::Look => {
+                self.done = self.look();
+                self.after(LOOK, Event::Look);
+            }
+        }
+    }
+
+    fn deed(&mut self, i: usize) {
+        let plan = self.plan.clone();
+        match plan.deed[i].what {
+            What::Queue { job, account, repo, labels, runs, held } => {
+                self.queue_job(job, account, repo, labels, runs, held);
+            }
+            What::Cancel { job } => self.cancel_job(job),
+            What::Rerun { job, again } => {
+                if let Some(known) = self.github.jobs.get(&job).cloned() {
+                    self.counts.fault(Fault::Rerun);
+                    self.queue_job(again, known.account, known.repo % 100, known.set, known.runs, 0);
+                }
+            }
+            What::NodeLost { node, lasts } => {
+                self.set_ready(node, false);
+                self.after(lasts, Event::Over(i));
+            }
+            What::Cordon { node, lasts } => {
+                self.set_cordoned(node, true);
+                self.after(lasts, Event::Over(i));
+            }
+            What::Evict => self.evict(),
+            What::Vanish => self.vanish(),
+            What::Forget { job } => self.forget_job(job),
+            What::Uninstall { account } => self.uninstall(account),
+            What::Reinstall { account, installation } => self.reinstall(account, installation),
+            What::Suspend { account, lasts } => {
+                self.suspend(account, true);
+                self.after(lasts, Event::Over(i));
+            }
+            What::UseUp { account } => self.use_up(account),
+            What::Kill { scheduler, lasts } => self.kill(scheduler, lasts),
+            What::Pause { scheduler, lasts } => self.pause(scheduler, lasts),
+            What::Stop { scheduler, lasts } => self.stop(scheduler, lasts),
+            What::Clock { scheduler, by } => self.jump(scheduler, by),
+        }
+    }
+
+    fn over(&mut self, i: usize) {
+        match self.plan.clone().deed[i].what {
+            What::NodeLost { node, .. } => self.set_ready(node, true),
+            What::Cordon { node, .. } => self.set_cordoned(node, false),
+            What::Suspend { account, .. } => self.suspend(account, false),
+            _ => {}
+        }
+    }
+
+    // ---- what every part needs
+
+    /// Plans an event.
+    pub(crate) fn after(&mut self, wait: i64, event: Event) {
+        self.serial += 1;
+        self.queue.push(Item { at: self.now + wait, serial: self.serial, event });
+    }
+
+    /// A time of the world as the engine knows times.
+    pub(crate) fn abs(&self, at: i64) -> Time {
+        Time(self.plan.epoch + at)
+    }
+
+    /// Whether a fault strikes this call.
+    pub(crate) fn strikes(&mut self, fault: Fault) -> bool {
+        let (now, plan) = (self.now, &self.plan);
+        if now >= plan.quiet_at {
+            return false;
+        }
+        let window = plan.window.iter().find(|it| it.fault == fault && it.from <= now && now < it.until);
+        let Some(chance) = window.map(|it| it.chance) else { return false };
+        let strikes = self.rng.chance(chance);
+        if strikes {
+            self.counts.fault(fault);
+        }
+        strikes
+    }
+
+    /// Notes an event in the trace.
+    pub(crate) fn note(&mut self, kind: &'static str, a: i64, b: i64, text: impl FnOnce() -> String) {
+        self.trace.note(self.now, kind, a, b, text);
+    }
+
+    /// An invariant does not hold. The first counts; the run ends.
+    pub(crate) fn breaks(&mut self, invariant: &'static str, what: String) {
+        self.note("BROKEN", 0, 0, || format!("{invariant}: {what}"));
+        if self.broken.is_none() {
+            self.explain_waiting();
+            self.broken = Some(Broken { invariant, at: self.now, what });
+        }
+    }
+
+    /// Notes why jobs wait, in the leaders' own words: for the person who reads the trace.
+    fn explain_waiting(&mut self) {
+        if !self.trace.keeps_text() {
+            return;
+        }
+        let mut lines = Vec::new();
+        for (s, scheduler) in self.schedulers.iter().enumerate() {
+            let Some(snapshot) = scheduler.snapshot() else { continue };
+            let now = self.abs(self.now + scheduler.offset);
+            for job in self.store.rows.jobs().filter(|job| crate::store::is_waiting(job)).take(20) {
+                let why = explain(snapshot, &self.policy, job.id, now).waiting_on;
+                lines.push(format!("scheduler {s} says of job {}: {why:?}", job.id));
+            }
+        }
+        for line in lines {
+            self.trace.remark(self.now, "waits", &line);
+        }
+    }
+
+    /// Which invariant broke.
+    pub fn broken(&self) -> Option<&Broken> {
+        self.broken.as_ref()
+    }
+
+    pub(crate) fn rare(&mut self, rare: Rare) {
+        self.counts.rare(rare);
+    }
+}

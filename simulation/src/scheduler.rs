@@ -1,0 +1,727 @@
+//! One scheduler process: what the production adapters do around the engine, in simulated time.
+//!
+//! It takes and renews leadership, reads the store's changes by cursor, keeps a watch, carries each action out as a call
+//! that has its effect some time later and is answered some time after that, and writes to the store in batches, one
+//! at a time. It can be killed, paused and stopped at any moment, with calls under way.
+
+use std::collections::BTreeMap;
+
+use engine::{
+    decide::decide,
+    decision::{Action, Chosen, Write},
+    facts::{Change, ClusterError, GitHubAnswer, GitHubError, Job, Outcome, StoreError, Worker},
+    ids::{Epoch, InstallationId, Span, Time, WorkerName},
+    snapshot::Snapshot,
+};
+
+use crate::{
+    register::{Fault, Rare},
+    run::{Event, MINUTE, SECOND, Sim},
+    store::away,
+};
+
+/// As in production.
+const LEASE: i64 = 15 * SECOND;
+const RENEW_EVERY: i64 = 5 * SECOND;
+const STAND_BY: i64 = 3 * SECOND;
+const TICK: i64 = 15 * SECOND;
+const READ_PAUSE: i64 = 2 * SECOND;
+const CALL_LIMIT: i64 = 30 * SECOND;
+const FINISH: i64 = 20 * SECOND;
+const WRITES_AT_ONCE: usize = 500;
+
+/// One process.
+#[derive(Debug, Default)]
+pub struct Scheduler {
+    /// It exists.
+    pub alive: bool,
+    /// It stands still.
+    pub paused: bool,
+    /// Its wall clock, less the true time.
+    pub offset: i64,
+    /// Decisions it made.
+    pub decisions: u64,
+    held: Vec<Event>,
+    term: u64,
+    epoch: Option<Epoch>,
+    lease_until: i64,
+    snapshot: Option<Box<Snapshot>>,
+    cursor: Option<u64>,
+    writes: Vec<(u64, Write)>,
+    writing: bool,
+    vault: BTreeMap<WorkerName, i64>,
+    wake: i64,
+    reading: bool,
+    readings: u64,
+    read_again: bool,
+    watch: u64,
+    watching: bool,
+    seen_at: i64,
+    stopping: Option<i64>,
+    /// Installations it was told not to call, by its own clock.
+    blocked: BTreeMap<InstallationId, Time>,
+    /// The latest its clock has shown: one that jumps back stands still for it.
+    latest: Time,
+}
+
+impl Scheduler {
+    /// Whether it believes that it leads.
+    pub fn is_leading(&self) -> bool {
+        self.alive && self.snapshot.is_some()
+    }
+
+    /// What it knows.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_deref()
+    }
+}
+
+/// What a reading of the store brought.
+#[derive(Debug)]
+pub struct Reading {
+    jobs: Vec<Job>,
+    workers: Vec<Worker>,
+    cursor: u64,
+    asked_at: Time,
+}
+
+/// What is addressed to a process, and waits while it stands still.
+#[derive(Debug)]
+pub enum Inbox {
+    /// Try to lead.
+    Acquire,
+    /// Renew leadership.
+    Renew,
+    /// The lease may be over.
+    LeaseOver,
+    /// Read the store.
+    Read,
+    /// Read the store, if it has not been read since the reading of this number.
+    ReadTick(u64),
+    /// The rows that changed.
+    Rows(Box<Reading>),
+    /// The watch saw something.
+    Seen(u64, Box<Change>),
+    /// The watch begins anew.
+    Relist(u64),
+    /// The time that the last decision named.
+    Wake(i64),
+    /// A call ended.
+    Answer(u64, Box<Action>, Box<Outcome>),
+    /// Writes are waiting.
+    Pump,
+    /// Diagnostics are collected; the write may go.
+    Queue(u64, Box<Write>),
+    /// Whether everything under way is over.
+    Finish,
+}
+
+fn is_github(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::PollJob { .. }
+            | Action::ListRunners(_)
+            | Action::MintJit(_)
+            | Action::DeleteRunner { .. }
+            | Action::ListDeliveries { .. }
+            | Action::Redeliver { .. }
+    )
+}
+
+fn installation_of(action: &Action) -> Option<InstallationId> {
+    match action {
+        Action::PollJob { installation, .. } => Some(*installation),
+        Action::ListRunners(scope) | Action::DeleteRunner { scope, .. } => Some(scope.installation),
+        Action::MintJit(worker) => Some(worker.installation),
+        _ => None,
+    }
+}
+
+/// What a call that was never answered comes to.
+fn no_answer(action: &Action) -> Outcome {
+    fn github<T>() -> GitHubAnswer<T> {
+        GitHubAnswer {
+            result: Err(GitHubError::Unavailable { message: String::from("no answer") }),
+            budget: None,
+            calls: 1,
+        }
+    }
+    fn cluster<T>() -> Result<T, ClusterError> {
+        Err(ClusterError::Unavailable { message: String::from("no answer") })
+    }
+    match action {
+        Action::Write { .. } => Outcome::Written(Err(StoreError::Unavailable { message: String::from("no answer") })),
+        Action::PollJob { .. } => Outcome::JobPolled { asked_at: Time::ZERO, answer: github() },
+        Action::ListRunners(_) => Outcome::RunnersListed(github()),
+        Action::MintJit(_) => Outcome::JitMinted(github()),
+        Action::CreatePod(_) => Outcome::PodCreated(cluster()),
+        Action::CreateSecret { .. } => Outcome::SecretCreated(cluster()),
+        Action::DeleteRunner { .. } => Outcome::RunnerDeleted(github()),
+        Action::DeletePod { .. } => Outcome::PodDeleted(cluster()),
+        Action::ListPods => Outcome::PodsListed(cluster()),
+        Action::ListDeliveries { .. } => Outcome::DeliveriesListed(github()),
+        Action::Redeliver { .. } => Outcome::Redelivered(github()),
+    }
+}
+
+/// What a refusal says about when calls may go on.
+fn told_until(outcome: &Outcome) -> Option<Time> {
+    fn of<T>(answer: &GitHubAnswer<T>) -> Option<Time> {
+        match &answer.result {
+            Err(GitHubError::RateLimited { until }) => *until,
+            Ok(_) | Err(_) => None,
+        }
+    }
+    match outcome {
+        Outcome::JobPolled { answer, .. } => of(answer),
+        Outcome::RunnersListed(answer) => of(answer),
+        Outcome::JitMinted(answer) => of(answer),
+        Outcome::RunnerDeleted(answer) => of(answer),
+        _ => None,
+    }
+}
+
+impl Sim {
+    pub(crate) fn set_up_schedulers(&mut self) {
+        for i in 0..self.plan.world.schedulers {
+            let offset = self.plan.world.skew.get(i).copied().unwrap_or(0);
+            if offset != 0 {
+                self.counts.fault(Fault::ClockSkewed);
+            }
+            self.schedulers.push(Scheduler { alive: true, offset, ..Scheduler::default() });
+            self.to(i, i as i64 * 200, Inbox::Acquire);
+        }
+    }
+
+    /// A process's own wall clock.
+    fn clock(&self, s: usize) -> Time {
+        Time(self.plan.epoch + self.now + self.schedulers[s].offset)
+    }
+
+    /// Sends something to a process, for its current term.
+    fn to(&mut self, s: usize, wait: i64, inbox: Inbox) {
+        let term = self.schedulers[s].term;
+        self.after(wait, Event::To { scheduler: s, term, inbox });
+    }
+
+    pub(crate) fn receive(&mut self, s: usize, term: u64, inbox: Inbox) {
+        let process = &mut self.schedulers[s];
+        if !process.alive || process.term != term {
+            return;
+        }
+        if process.paused {
+            return process.held.push(Event::To { scheduler: s, term, inbox });
+        }
+        // A process that was paused may have lost its term without knowing: it must not act on it.
+        if process.snapshot.is_some() && self.now >= process.lease_until {
+            self.counts.rare(Rare::SteppedDown);
+            return self.step_down(s);
+        }
+        match inbox {
+            Inbox::Acquire => self.acquire(s),
+            Inbox::Renew => self.renew(s),
+            Inbox::LeaseOver => {}
+            Inbox::Read => self.read(s),
+            Inbox::ReadTick(readings) => {
+                if self.schedulers[s].readings == readings {
+                    self.wake_reader(s);
+                }
+            }
+            Inbox::Rows(reading) => self.take_rows(s, *reading),
+            Inbox::Seen(watch, change) => {
+                if self.schedulers[s].watch == watch {
+                    self.learn(s, *change);
+                }
+            }
+            Inbox::Relist(watch) => self.relist(s, watch),
+            Inbox::Wake(at) => {
+                if self.schedulers[s].wake == at {
+                    self.schedulers[s].wake = i64::MAX;
+                    self.turn(s);
+                }
+            }
+            Inbox::Answer(id, action, outcome) => {
+                self.keep(s, &action, &outcome);
+                self.learn(s, Change::Outcome { action: id, outcome: *outcome });
+            }
+            Inbox::Pump => self.pump(s),
+            Inbox::Queue(id, write) => {
+                self.schedulers[s].writes.push((id, *write));
+                self.pump(s);
+            }
+            Inbox::Finish => self.finish(s),
+        }
+    }
+
+    // ---- leadership
+
+    fn acquire(&mut self, s: usize) {
+        if self.schedulers[s].snapshot.is_some() || self.schedulers[s].stopping.is_some() {
+            return;
+        }
+        match self.store_acquires(Span(LEASE)) {
+            Ok(Some(epoch)) => self.begin_term(s, epoch),
+            Ok(None) | Err(_) => self.to(s, STAND_BY, Inbox::Acquire),
+        }
+    }
+
+    fn begin_term(&mut self, s: usize, epoch: Epoch) {
+        let seed = self.rng.bits();
+        let snapshot = Snapshot::new(seed, &self.policy);
+        let until = self.now + LEASE;
+        let process = &mut self.schedulers[s];
+        process.term += 1;
+        process.epoch = Some(epoch);
+        process.lease_until = until;
+        process.snapshot = Some(Box::new(snapshot));
+        process.cursor = None;
+        process.writes.clear();
+        process.writing = false;
+        process.vault.clear();
+        process.blocked.clear();
+        process.wake = i64::MAX;
+        process.reading = false;
+        process.read_again = false;
+        process.watching = false;
+        process.watch += 1;
+        process.seen_at = 0;
+        let watch = process.watch;
+        if self.schedulers.iter().filter(|it| it.is_leading()).count() > 1 {
+            self.counts.rare(Rare::TwoLeaders);
+        }
+        self.note("leads", s as i64, epoch.0, || format!("scheduler {s} under epoch {epoch}"));
+        self.to(s, RENEW_EVERY, Inbox::Renew);
+        self.to(s, LEASE, Inbox::LeaseOver);
+        let wait = self.rng.between(10, 200);
+        self.to(s, wait, Inbox::Relist(watch));
+        self.wake_reader(s);
+        self.turn(s);
+    }
+
+    fn renew(&mut self, s: usize) {
+        let Some(epoch) = self.schedulers[s].epoch else { return };
+        match self.store_renews(epoch, Span(LEASE)) {
+            Ok(true) => {
+                self.schedulers[s].lease_until = self.now + LEASE;
+                self.to(s, LEASE, Inbox::LeaseOver);
+            }
+            Ok(false) => return self.step_down(s),
+            Err(_) => {}
+        }
+        self.to(s, RENEW_EVERY, Inbox::Renew);
+    }
+
+    fn step_down(&mut self, s: usize) {
+        self.note("stands by", s as i64, 0, || format!("scheduler {s}"));
+        let process = &mut self.schedulers[s];
+        process.term += 1;
+        process.epoch = None;
+        process.snapshot = None;
+        process.vault.clear();
+        if process.stopping.is_some() {
+            return self.exit(s);
+        }
+        self.to(s, STAND_BY, Inbox::Acquire);
+    }
+
+    // ---- life
+
+    pub(crate) fn kill(&mut self, s: usize, lasts: i64) {
+        if !self.schedulers[s].alive {
+            return;
+        }
+        self.counts.fault(Fault::Killed);
+        self.note("killed", s as i64, 0, || format!("scheduler {s}"));
+        self.gone(s);
+        self.after(lasts, Event::Start(s));
+    }
+
+    fn gone(&mut self, s: usize) {
+        let process = &mut self.schedulers[s];
+        process.alive = false;
+        process.paused = false;
+        process.held.clear();
+        process.term += 1;
+        process.epoch = None;
+        process.snapshot = None;
+        process.vault.clear();
+        process.stopping = None;
+    }
+
+    pub(crate) fn start(&mut self, s: usize) {
+        if !self.schedulers[s].alive {
+            self.schedulers[s].alive = true;
+            self.to(s, 500, Inbox::Acquire);
+        }
+    }
+
+    pub(crate) fn pause(&mut self, s: usize, lasts: i64) {
+        if self.schedulers[s].alive && !self.schedulers[s].paused {
+            self.counts.fault(Fault::Paused);
+            self.schedulers[s].paused = true;
+            self.after(lasts, Event::Resume(s));
+        }
+    }
+
+    pub(crate) fn resume(&mut self, s: usize) {
+        self.schedulers[s].paused = false;
+        for event in core::mem::take(&mut self.schedulers[s].held) {
+            self.after(0, event);
+        }
+    }
+
+    pub(crate) fn stop(&mut self, s: usize, lasts: i64) {
+        if !self.schedulers[s].alive || self.schedulers[s].stopping.is_some() {
+            return;
+        }
+        self.counts.fault(Fault::Stopped);
+        self.schedulers[s].stopping = Some(self.now + FINISH);
+        self.after(lasts.max(FINISH + SECOND), Event::Start(s));
+        self.to(s, 0, Inbox::Finish);
+    }
+
+    fn finish(&mut self, s: usize) {
+        let process = &self.schedulers[s];
+        let Some(limit) = process.stopping else { return };
+        let under_way = process.snapshot.as_ref().map_or(0, |snapshot| snapshot.in_flight());
+        if under_way > 0 && self.now < limit {
+            return self.to(s, 100, Inbox::Finish);
+        }
+        if let Some(epoch) = process.epoch {
+            self.store_releases(epoch);
+        }
+        self.exit(s);
+    }
+
+    fn exit(&mut self, s: usize) {
+        self.note("stopped", s as i64, 0, || format!("scheduler {s}"));
+        self.gone(s);
+        // It may have taken longer than whoever stopped it meant to wait before starting it anew.
+        self.after(5 * SECOND, Event::Start(s));
+    }
+
+    pub(crate) fn jump(&mut self, s: usize, by: i64) {
+        self.counts.fault(Fault::ClockJumped);
+        self.schedulers[s].offset += by;
+    }
+
+    // ---- views
+
+    pub(crate) fn wake_reader(&mut self, s: usize) {
+        let process = &mut self.schedulers[s];
+        if process.reading {
+            process.read_again = true;
+            return;
+        }
+        process.reading = true;
+        let wait = self.rng.between(1, 20);
+        self.to(s, wait, Inbox::Read);
+    }
+
+    fn read(&mut self, s: usize) {
+        if self.strikes(Fault::StoreAway) || self.strikes(Fault::StoreBefore) {
+            return self.to(s, READ_PAUSE, Inbox::Read);
+        }
+        let asked_at = self.clock(s);
+        let now = self.abs(self.now);
+        let (jobs, workers, cursor) = self.store.rows.changes(self.schedulers[s].cursor, now);
+        let mut wait = self.rng.between(1, 20);
+        if self.strikes(Fault::StoreSlow) {
+            wait += self.rng.between(SECOND, 20 * SECOND);
+        }
+        self.to(s, wait, Inbox::Rows(Box::new(Reading { jobs, workers, cursor, asked_at })));
+    }
+
+    fn take_rows(&mut self, s: usize, reading: Reading) {
+        let now = self.clock(s);
+        let process = &mut self.schedulers[s];
+        process.reading = false;
+        process.readings += 1;
+        let readings = process.readings;
+        let again = core::mem::take(&mut process.read_again);
+        process.cursor = Some(reading.cursor);
+        if let Some(snapshot) = &mut process.snapshot {
+            for worker in reading.workers {
+                snapshot.apply(Change::Worker(worker), now);
+            }
+            for job in reading.jobs {
+                snapshot.apply(Change::Job(job), now);
+            }
+            snapshot.apply(Change::StoreSynced { asked_at: reading.asked_at }, now);
+        }
+        if again {
+            self.wake_reader(s);
+        } else {
+            self.to(s, TICK, Inbox::ReadTick(readings));
+        }
+        self.turn(s);
+    }
+
+    /// What happens in the cluster reaches every watch, some time later and in order.
+    pub(crate) fn watchers_see(&mut self, change: &Change) {
+        for s in 0..self.schedulers.len() {
+            if !self.schedulers[s].is_leading() || !self.schedulers[s].watching {
+                continue;
+            }
+            if self.strikes(Fault::WatchBroken) {
+                self.schedulers[s].watch += 1;
+                self.schedulers[s].watching = false;
+                let watch = self.schedulers[s].watch;
+                let wait = self.rng.between(SECOND, 2 * MINUTE);
+                self.to(s, wait, Inbox::Relist(watch));
+                continue;
+            }
+            let mut lag = self.rng.between(2, 60);
+            if self.strikes(Fault::WatchLate) {
+                lag += self.rng.between(SECOND, MINUTE);
+            }
+            let at = (self.now + lag).max(self.schedulers[s].seen_at);
+            self.schedulers[s].seen_at = at;
+            let watch = self.schedulers[s].watch;
+            self.to(s, at - self.now, Inbox::Seen(watch, Box::new(change.clone())));
+        }
+    }
+
+    fn relist(&mut self, s: usize, watch: u64) {
+        if self.schedulers[s].watch != watch {
+            return;
+        }
+        self.schedulers[s].watching = true;
+        let pods = self.all_pods(self.clock(s));
+        let nodes = self.all_nodes();
+        let now = self.clock(s);
+        if let Some(snapshot) = &mut self.schedulers[s].snapshot {
+            snapshot.apply(Change::Nodes(nodes), now);
+            snapshot.apply(Change::Pods(pods), now);
+        }
+        self.turn(s);
+    }
+
+    // ---- decisions
+
+    fn learn(&mut self, s: usize, change: Change) {
+        let now = self.clock(s);
+        if let Some(snapshot) = &mut self.schedulers[s].snapshot {
+            snapshot.apply(change, now);
+        }
+        self.turn(s);
+    }
+
+    /// What the adapter keeps of an answer: JIT configurations, and until when an installation may not be called.
+    fn keep(&mut self, s: usize, action: &Action, outcome: &Outcome) {
+        let process = &mut self.schedulers[s];
+        match (action, outcome) {
+            (Action::MintJit(worker), Outcome::JitMinted(GitHubAnswer { result: Ok(minted), .. })) => {
+                process.vault.insert(worker.name.clone(), minted.runner.0);
+            }
+            (
+                Action::CreateSecret { worker, .. },
+                Outcome::SecretCreated(Ok(()) | Err(ClusterError::AlreadyExists)),
+            ) => {
+                process.vault.remove(worker);
+            }
+            _ => {}
+        }
+        if let (Some(until), Some(installation)) = (told_until(outcome), installation_of(action)) {
+            let known = process.blocked.entry(installation).or_insert(until);
+            *known = (*known).max(until);
+        }
+    }
+
+    fn turn(&mut self, s: usize) {
+        let now = self.clock(s);
+        let process = &mut self.schedulers[s];
+        if process.stopping.is_some() {
+            return;
+        }
+        let Some(snapshot) = &mut process.snapshot else { return };
+        process.decisions += 1;
+        process.latest = process.latest.max(now);
+        let decision = decide(snapshot, &self.policy, now);
+        // The loop turns at least every tick, woken or not.
+        let wake = decision.wake_at.map_or(i64::MAX, |at| at.0 - self.plan.epoch - process.offset);
+        let wake = wake.max(self.now + 1).min(self.now + TICK);
+        if wake < process.wake || process.wake <= self.now {
+            process.wake = wake;
+            self.to(s, wake - self.now, Inbox::Wake(wake));
+        }
+        for chosen in decision.actions {
+            self.carry_out(s, chosen);
+        }
+    }
+
+    fn carry_out(&mut self, s: usize, chosen: Chosen) {
+        let Chosen { id, action, reason } = chosen;
+        self.note("chose", id as i64, s as i64, || format!("#{id} {} because {reason:?}", name_of(&action)));
+        self.judge_chosen(&action, &reason);
+        if let Some(installation) = installation_of(&action)
+            && let Some(&until) = self.schedulers[s].blocked.get(&installation)
+            && self.schedulers[s].latest < until
+        {
+            let what = format!("scheduler {s} calls for installation {installation} before the time it was told");
+            self.breaks("S14 budget", what);
+        }
+        let term = self.schedulers[s].term;
+        match action {
+            Action::Write { write, diagnose } => {
+                if let Write::WorkerFailed { name, .. } = &write {
+                    self.schedulers[s].vault.remove(name);
+                }
+                if diagnose.is_some() {
+                    let wait = self.rng.between(50, 2 * SECOND);
+                    return self.to(s, wait, Inbox::Queue(id, Box::new(write)));
+                }
+                self.schedulers[s].writes.push((id, write));
+                // What one decision chose goes together.
+                self.to(s, 0, Inbox::Pump);
+            }
+            action => {
+                let github = is_github(&action);
+                let timeout = if github { Fault::GithubTimeout } else { Fault::ClusterTimeout };
+                if self.strikes(timeout) {
+                    let outcome = Box::new(no_answer(&action));
+                    self.to(s, CALL_LIMIT, Inbox::Answer(id, Box::new(action.clone()), outcome));
+                    if self.rng.chance(50) {
+                        // It arrives all the same, perhaps after its caller has given it up.
+                        let wait = self.rng.between(0, CALL_LIMIT + 10 * SECOND);
+                        self.after(wait, Event::Reach { scheduler: s, term, id, action: Box::new(action), mute: true });
+                    }
+                    return;
+                }
+                let wait = if github { self.rng.between(30, 400) } else { self.rng.between(3, 60) };
+                self.after(wait, Event::Reach { scheduler: s, term, id, action: Box::new(action), mute: false });
+            }
+        }
+    }
+
+    /// A call has its effect. Its caller may be gone by then.
+    pub(crate) fn reach(&mut self, s: usize, term: u64, id: u64, action: Action, mute: bool) {
+        let process = &mut self.schedulers[s];
+        let listens = process.alive && process.term == term;
+        if process.paused && listens && self.rng.chance(50) {
+            // It had not left the process yet.
+            return self.schedulers[s].held.push(Event::Reach {
+                scheduler: s,
+                term,
+                id,
+                action: Box::new(action),
+                mute,
+            });
+        }
+        if !listens && self.rng.chance(50) {
+            return;
+        }
+        self.late_call = !listens || mute;
+        let outcome = self.effect(s, &action);
+        self.late_call = false;
+        if !listens || mute {
+            return;
+        }
+        let wait = if is_github(&action) { self.rng.between(20, 300) } else { self.rng.between(2, 40) };
+        self.to(s, wait, Inbox::Answer(id, Box::new(action), Box::new(outcome)));
+    }
+
+    fn effect(&mut self, s: usize, action: &Action) -> Outcome {
+        let asked_at = self.clock(s);
+        match action {
+            Action::PollJob { id, installation, .. } => {
+                Outcome::JobPolled { asked_at, answer: self.poll_job(*id, *installation) }
+            }
+            Action::ListRunners(scope) => Outcome::RunnersListed(self.list_runners(scope, asked_at)),
+            Action::MintJit(worker) => Outcome::JitMinted(self.mint(worker)),
+            Action::CreatePod(worker) => Outcome::PodCreated(self.create_pod(worker)),
+            Action::CreateSecret { worker, pod } => match self.schedulers[s].vault.get(worker).copied() {
+                Some(jit) => Outcome::SecretCreated(self.create_secret(worker, pod, jit)),
+                None => Outcome::Lost,
+            },
+            Action::DeleteRunner { scope, id, .. } => Outcome::RunnerDeleted(self.delete_runner(scope, *id)),
+            Action::DeletePod { name, uid } => Outcome::PodDeleted(self.delete_pod(name, uid)),
+            Action::ListPods => {
+                if self.strikes(Fault::ClusterBefore) {
+                    return no_answer(action);
+                }
+                Outcome::PodsListed(Ok(self.all_pods(asked_at)))
+            }
+            Action::ListDeliveries { app, since } => {
+                if self.strikes(Fault::GithubBefore) {
+                    return no_answer(action);
+                }
+                Outcome::DeliveriesListed(self.list_deliveries(*app, *since))
+            }
+            Action::Redeliver { delivery, .. } => {
+                if self.strikes(Fault::GithubBefore) {
+                    return no_answer(action);
+                }
+                Outcome::Redelivered(self.redeliver(*delivery))
+            }
+            Action::Write { .. } => Outcome::Lost,
+        }
+    }
+
+    // ---- writes
+
+    /// Sends the next batch, if none is under way.
+    fn pump(&mut self, s: usize) {
+        let process = &mut self.schedulers[s];
+        if process.writing || process.writes.is_empty() {
+            return;
+        }
+        let Some(epoch) = process.epoch else { return };
+        process.writing = true;
+        let count = process.writes.len().min(WRITES_AT_ONCE);
+        let batch: Vec<(u64, Write)> = process.writes.drain(..count).collect();
+        let term = process.term;
+        let mut wait = self.rng.between(1, 30);
+        if self.strikes(Fault::StoreSlow) {
+            wait += self.rng.between(SECOND, 20 * SECOND);
+        }
+        self.after(wait, Event::Write { scheduler: s, term, epoch, batch });
+    }
+
+    /// A batch reaches the store. A killed process's transaction may still commit.
+    pub(crate) fn write_batch(&mut self, s: usize, term: u64, epoch: Epoch, batch: Vec<(u64, Write)>) {
+        let process = &mut self.schedulers[s];
+        let listens = process.alive && process.term == term;
+        if process.paused && listens && self.rng.chance(50) {
+            return self.schedulers[s].held.push(Event::Write { scheduler: s, term, epoch, batch });
+        }
+        if !listens && self.rng.chance(50) {
+            return;
+        }
+        let writes: Vec<Write> = batch.iter().map(|(_, write)| write.clone()).collect();
+        let result = self.store_writes(epoch, &writes);
+        if !listens {
+            return;
+        }
+        self.schedulers[s].writing = false;
+        if matches!(result, Err(StoreError::Fenced { .. })) {
+            return self.step_down(s);
+        }
+        for (i, (id, write)) in batch.into_iter().enumerate() {
+            let written = match &result {
+                Ok(written) => Ok(written[i]),
+                Err(_) => away(),
+            };
+            let action = Box::new(Action::Write { write, diagnose: None });
+            self.to(s, 1, Inbox::Answer(id, action, Box::new(Outcome::Written(written))));
+        }
+        self.pump(s);
+    }
+}
+
+/// An action in words.
+fn name_of(action: &Action) -> String {
+    match action {
+        Action::Write { write, .. } => crate::store::what(write),
+        Action::PollJob { id, .. } => format!("poll job {id}"),
+        Action::ListRunners(scope) => format!("list runners of {}", scope.entity),
+        Action::MintJit(worker) => format!("mint for {}", worker.name),
+        Action::CreatePod(worker) => format!("create pod {}", worker.name),
+        Action::CreateSecret { worker, .. } => format!("create Secret {worker}"),
+        Action::DeleteRunner { name, id, .. } => format!("delete runner {id} {name}"),
+        Action::DeletePod { name, .. } => format!("delete pod {name}"),
+        Action::ListPods => String::from("list pods"),
+        Action::ListDeliveries { app, .. } => format!("list deliveries of {app:?}"),
+        Action::Redeliver { delivery, .. } => format!("redeliver {delivery}"),
+    }
+}

@@ -1,0 +1,160 @@
+//! The store: the engine's own rows, behind a session that can fail before or after the commit.
+
+use engine::{
+    decision::{JobFailure, Write},
+    facts::{Job, Status, StoreError, Written},
+    ids::{Epoch, InstallationId, Span},
+    rows::Rows,
+};
+
+use crate::{
+    register::{Fault, Rare},
+    run::Sim,
+    trace::number,
+};
+
+/// The rows and when the server is away.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    /// The rows.
+    pub rows: Rows,
+    /// The epoch of the latest leadership granted, counted apart from the rows.
+    pub granted: i64,
+}
+
+pub(crate) fn away<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable { message: String::from("away") })
+}
+
+impl Sim {
+    /// Runs a statement: before it, or after it, the session may break.
+    fn statement<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> Result<T, StoreError> {
+        if self.strikes(Fault::StoreAway) || self.strikes(Fault::StoreBefore) {
+            return away();
+        }
+        let done = run(self);
+        if self.strikes(Fault::StoreLostAck) {
+            return away();
+        }
+        Ok(done)
+    }
+
+    pub(crate) fn store_records(&mut self, row: Job) -> u16 {
+        let id = row.id;
+        let recorded = self.statement(|sim| {
+            sim.store.rows.record(row);
+            sim.judge_job_row(id);
+            sim.notify();
+        });
+        if recorded.is_ok() {
+            self.judge_accepted(id);
+            200
+        } else {
+            503
+        }
+    }
+
+    pub(crate) fn store_fails_installation(&mut self, installation: InstallationId, failure: JobFailure) -> u16 {
+        let at = self.abs(self.now);
+        let failed = self.statement(|sim| {
+            let failed = sim.store.rows.fail_installation(installation, failure, at);
+            for id in failed {
+                sim.judge_job_failed(id, failure);
+                sim.judge_job_row(id);
+            }
+            sim.notify();
+        });
+        if failed.is_ok() { 200 } else { 503 }
+    }
+
+    pub(crate) fn store_acquires(&mut self, ttl: Span) -> Result<Option<Epoch>, StoreError> {
+        let now = self.abs(self.now);
+        self.statement(|sim| {
+            let granted = sim.store.rows.acquire(now, ttl);
+            if let Some(epoch) = granted {
+                sim.judge_granted(epoch);
+                sim.note("granted", epoch.0, 0, || format!("epoch {epoch}"));
+            }
+            granted
+        })
+    }
+
+    pub(crate) fn store_renews(&mut self, epoch: Epoch, ttl: Span) -> Result<bool, StoreError> {
+        let now = self.abs(self.now);
+        self.statement(|sim| sim.store.rows.renew(epoch, now, ttl))
+    }
+
+    pub(crate) fn store_releases(&mut self, epoch: Epoch) {
+        // If it is lost the lease runs out by itself.
+        let _ = self.statement(|sim| sim.store.rows.release(epoch));
+    }
+
+    pub(crate) fn store_writes(&mut self, epoch: Epoch, writes: &[Write]) -> Result<Vec<Written>, StoreError> {
+        let written = self.statement(|sim| {
+            if !sim.store.rows.is_current(epoch) {
+                sim.counts.rare(Rare::FencedWrite);
+                return None;
+            }
+            sim.judge_written(epoch);
+            Some(writes.iter().map(|write| sim.write_one(write)).collect())
+        })?;
+        written.ok_or(StoreError::Fenced { epoch })
+    }
+
+    fn write_one(&mut self, write: &Write) -> Written {
+        let before = self.judge_before_write(write);
+        let written = self.store.rows.write(write.clone());
+        self.note("write", kind(write), written as i64, || format!("{written:?} {}", what(write)));
+        self.judge_after_write(write, written, before);
+        match (write, written) {
+            (Write::Reserve { .. }, Written::RefusedCap) => self.counts.rare(Rare::RefusedCap),
+            (Write::Reserve { .. }, Written::RefusedDemand) => self.counts.rare(Rare::RefusedDemand),
+            _ => {}
+        }
+        written
+    }
+
+    /// Wakes every leader, unless the notification is lost.
+    fn notify(&mut self) {
+        for scheduler in 0..self.schedulers.len() {
+            if self.schedulers[scheduler].is_leading() && !self.strikes(Fault::NotifyLost) {
+                self.wake_reader(scheduler);
+            }
+        }
+    }
+}
+
+/// Tells writes apart in the trace.
+fn kind(write: &Write) -> i64 {
+    match write {
+        Write::Reserve { worker, .. } => number(worker.name.as_str()),
+        Write::WorkerRunning { name, .. } => number(name.as_str()) ^ 1,
+        Write::WorkerCompleted { name, .. } => number(name.as_str()) ^ 2,
+        Write::WorkerFailed { name, failure, .. } => number(name.as_str()) ^ 3 ^ ((*failure as i64) << 8),
+        Write::JobRunning { id, .. } => id.0 ^ (1 << 40),
+        Write::JobCompleted { id, .. } => id.0 ^ (2 << 40),
+        Write::JobFailed { id, .. } => id.0 ^ (3 << 40),
+        Write::JobRequeued { id, .. } => id.0 ^ (4 << 40),
+    }
+}
+
+/// A write in words.
+pub(crate) fn what(write: &Write) -> String {
+    match write {
+        Write::Reserve { worker, phantom, .. } => {
+            format!("reserve {} [{}] phantom={phantom}", worker.name, worker.labels)
+        }
+        Write::WorkerRunning { name, .. } => format!("{name} running"),
+        Write::WorkerCompleted { name, .. } => format!("{name} completed"),
+        Write::WorkerFailed { name, failure, .. } => format!("{name} failed: {failure}"),
+        Write::JobRunning { id, .. } => format!("job {id} running"),
+        Write::JobCompleted { id, .. } => format!("job {id} completed"),
+        Write::JobFailed { id, failure, .. } => format!("job {id} failed: {failure}"),
+        Write::JobRequeued { id, .. } => format!("job {id} requeued"),
+    }
+}
+
+/// Whether a row counts as waiting for a runner.
+pub(crate) fn is_waiting(job: &Job) -> bool {
+    job.status == Status::Pending || job.is_requeued()
+}

@@ -1,0 +1,24 @@
+//! Scenarios that once broke an invariant, each from a seed, and must hold for ever.
+
+use std::{fs, path::Path, sync::Arc};
+
+use simulation::{cli::tell, plan::Plan, run::run};
+
+#[test]
+fn every_scenario_of_the_corpus_holds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/corpus");
+    let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    assert!(!files.is_empty(), "{} holds no scenario", folder.display());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let plan = Arc::new(Plan::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
+        assert_eq!(Plan::parse(&plan.write()).unwrap(), *plan, "{} reads as it is written", file.display());
+        let (one, two) = (run(&plan, false), run(&plan, false));
+        assert_eq!(one.hash, two.hash, "{}", file.display());
+        if let Some(broken) = one.broken {
+            panic!("{}: {}", file.display(), tell(&plan, &broken));
+        }
+    }
+}
