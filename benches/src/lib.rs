@@ -100,9 +100,7 @@ pub fn views(size: Size, policy: &Policy) -> Snapshot {
 /// A snapshot of `size`, every view complete, before its first decision.
 pub fn world(size: Size, policy: &Policy) -> Snapshot {
     let mut snapshot = views(size, policy);
-    for id in 1..=size.jobs {
-        snapshot.apply(Change::Job(job(size, id, Status::Pending)), NOW);
-    }
+    snapshot.apply(Change::Jobs((1..=size.jobs).map(|id| job(size, id, Status::Pending)).collect()), NOW);
     snapshot.apply(Change::StoreSynced { asked_at: NOW }, NOW);
     snapshot
 }

@@ -182,8 +182,8 @@ fn check_reservation(
         let key = &s.groups[job.group as usize].key;
         key.entity == worker.entity
             && key.labels == worker.labels
-            && job.place.pool == worker.pool
-            && job.place.image == worker.image
+            && *s.pool_of(job) == worker.pool
+            && s.place(job).image == worker.image
     };
     if !s.jobs.values().any(asks) {
         broken("S9 exact-labels", format!("{name} has labels {} and pool {} of no job", worker.labels, worker.pool));

@@ -1,13 +1,14 @@
 //! The ordered list of rules, and nothing else.
 
-use alloc::{collections::BTreeSet, vec::Vec};
+use alloc::vec::Vec;
+use core::mem;
 
 use crate::{
     decision::{Action, Chosen, Decision, Reason},
     ids::{Time, WorkerName},
     policy::Policy,
     rules::{cleanup_pods, demand_match, provision, reconcile_jobs, reconcile_runners, redeliver},
-    snapshot::{Flight, Key, Snapshot},
+    snapshot::{Due, Flight, Snapshot},
 };
 
 /// Chooses what to do at `now`.
@@ -41,7 +42,7 @@ pub(crate) struct Turn<'a> {
     pub s: &'a mut Snapshot,
     pub policy: &'a Policy,
     pub now: Time,
-    pub due: BTreeSet<Key>,
+    pub due: Due,
     actions: Vec<Chosen>,
 }
 
@@ -51,14 +52,17 @@ impl<'a> Turn<'a> {
         let now = s.now.max(now);
         s.now = now;
         s.adopt_caps(policy);
-        let due = s.take_due(now);
+        let due = s.take_due(now).unwrap_or_default();
         Self { s, policy, now, due, actions: Vec::new() }
     }
 
     /// Takes what the rules made due; whether there is any.
     fn again(&mut self) -> bool {
-        self.due = self.s.take_due(self.now);
-        !self.due.is_empty()
+        match self.s.take_due(self.now) {
+            Some(due) => self.due = due,
+            None => return false,
+        }
+        true
     }
 
     fn end(self) -> Decision {
@@ -71,8 +75,12 @@ impl<'a> Turn<'a> {
         self.actions.push(Chosen { id, action, reason });
     }
 
-    /// The names that are due, in order.
-    pub fn due_names(&self) -> Vec<WorkerName> {
-        self.due.iter().filter_map(|key| if let Key::Name(name) = key { Some(name.clone()) } else { None }).collect()
+    /// Has a rule look at each name that is due, in order.
+    pub fn each_due_name(&mut self, look: impl Fn(&mut Self, &WorkerName)) {
+        let names = mem::take(&mut self.due.names);
+        for name in &names {
+            look(self, name);
+        }
+        self.due.names = names;
     }
 }

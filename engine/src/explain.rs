@@ -13,7 +13,7 @@ use crate::{
     governor::Use,
     ids::{InstallationId, JobId, Pool, Time, WorkerName},
     policy::Policy,
-    snapshot::{Group, JobEntry, Snapshot, Stage},
+    snapshot::{Group, JobEntry, Px, Snapshot, Stage},
 };
 
 /// What a job waits for. The first that applies, in the order the rules would find it.
@@ -121,7 +121,7 @@ fn waiting_on(s: &Snapshot, policy: &Policy, id: JobId, job: &JobEntry, now: Tim
         return WaitingOn::Views { missing };
     }
     let group = &s.groups[job.group as usize];
-    let installation = s.scopes.get(&group.key.entity).map_or(job.installation, |scope| scope.scope.installation);
+    let installation = s.scopes[group.scope].scope.installation;
     if installation.0 == 0 {
         return WaitingOn::UnknownInstallation;
     }
@@ -138,12 +138,13 @@ fn waiting_on(s: &Snapshot, policy: &Policy, id: JobId, job: &JobEntry, now: Tim
             return WaitingOn::Cap { active: owner.active, cap };
         }
     }
-    let (offered, taken) = s.capacity(&job.place.pool);
+    let pool = s.place(job).pool;
+    let (offered, taken) = s.capacity(s.pool_of(job));
     if taken >= offered {
         // The group's workers on their way serve its older jobs: what is made next for it is made at an older one's turn.
         let turn = group.nth(usize::try_from(position - group.idle()).unwrap_or(0));
-        let place = place(s, &job.place.pool, turn.unwrap_or((job.created_at, id)));
-        return WaitingOn::Capacity { pool: job.place.pool.clone(), taken, offered, place };
+        let place = place(s, pool, turn.unwrap_or((job.created_at, id)));
+        return WaitingOn::Capacity { pool: s.pool_of(job).clone(), taken, offered, place };
     }
     if group.held.until > now {
         return WaitingOn::Store { until: group.held.until };
@@ -165,7 +166,7 @@ fn missing_views(s: &Snapshot) -> Vec<&'static str> {
 
 /// A group's workers that no running job names, oldest first.
 fn free_workers(s: &Snapshot, group: &Group) -> Vec<(WorkerName, WorkerState)> {
-    let Some(scope) = s.scopes.get(&group.key.entity) else { return Vec::new() };
+    let scope = &s.scopes[group.scope];
     let mut free: Vec<_> = scope
         .workers
         .iter()
@@ -190,14 +191,14 @@ fn free_workers(s: &Snapshot, group: &Group) -> Vec<(WorkerName, WorkerState)> {
 
 /// How many jobs in the pool's line come before `key`, plus one. Each wanting group stands there with as many of its
 /// oldest jobs as it lacks runners.
-fn place(s: &Snapshot, name: &Pool, key: (Time, JobId)) -> u64 {
-    let Some(pool) = s.pools.get(name) else { return 1 };
+fn place(s: &Snapshot, pool: Px, key: (Time, JobId)) -> u64 {
     let before = |gx: u32| {
         let group = &s.groups[gx as usize];
         let want = usize::try_from(group.want()).unwrap_or(0);
-        group.lines.get(name).map_or(0, |line| line.pending.rank(key).min(want) as u64)
+        group.line(pool).map_or(0, |line| line.pending.rank(key).min(want) as u64)
     };
-    1 + pool.queue.iter().take_while(|&&(at, id, _)| (at, id) < key).map(|&(_, _, gx)| before(gx)).sum::<u64>()
+    let queue = &s.pools[pool as usize].queue;
+    1 + queue.iter().take_while(|&&(at, id, _)| (at, id) < key).map(|&(_, _, gx)| before(gx)).sum::<u64>()
 }
 
 impl fmt::Display for WorkerState {

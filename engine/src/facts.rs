@@ -427,6 +427,8 @@ pub struct Delivery {
 pub enum Change {
     /// A job's row as the store has it.
     Job(Job),
+    /// Rows that one reading of the store brought; the same as one after the other, and faster.
+    Jobs(Vec<Job>),
     /// A worker's row as the store has it.
     Worker(Worker),
     /// Everything the store had committed by then has been handed over.

@@ -8,8 +8,21 @@ use crate::ids::{Image, Pool};
 /// A job's labels: lower-case, sorted, without duplicates.
 ///
 /// GitHub compares labels without regard to case and stores them lower-case, so two spellings are one set.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Eq, PartialOrd, Ord, Debug)]
 pub struct LabelSet(Arc<[Arc<str>]>);
+
+impl PartialEq for LabelSet {
+    /// Sets that are shared need not be read for that.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl core::hash::Hash for LabelSet {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl LabelSet {
     /// The canonical form of any list of labels.

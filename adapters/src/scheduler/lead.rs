@@ -162,9 +162,7 @@ impl Term<'_> {
         for worker in changes.workers {
             self.snapshot.apply(Change::Worker(worker), now);
         }
-        for job in changes.jobs {
-            self.snapshot.apply(Change::Job(job), now);
-        }
+        self.snapshot.apply(Change::Jobs(changes.jobs), now);
         if let Some(asked_at) = synced {
             self.snapshot.apply(Change::StoreSynced { asked_at }, now);
         }

@@ -20,11 +20,9 @@ fn main() {
     let policy = policy();
     let mut snapshot = settled(size, &policy);
     for round in 0..rounds {
-        for i in 1..=50 {
-            let (ended, queued) = (round * 50 + i, size.jobs + round * 50 + i);
-            snapshot.apply(Change::Job(job(size, ended, Status::Completed)), NOW);
-            snapshot.apply(Change::Job(job(size, queued, Status::Pending)), NOW);
-        }
+        let ended = (1..=50).map(|i| job(size, round * 50 + i, Status::Completed));
+        let queued = (1..=50).map(|i| job(size, size.jobs + round * 50 + i, Status::Pending));
+        snapshot.apply(Change::Jobs(ended.chain(queued).collect()), NOW);
         black_box(decide(&mut snapshot, &policy, NOW));
         black_box(decide(&mut snapshot, &policy, NOW));
         black_box(explain(&snapshot, &policy, JobId(size.jobs / 2 + round), NOW));

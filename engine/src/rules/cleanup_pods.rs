@@ -17,10 +17,8 @@ const REMEMBER: Span = Span::mins(10);
 const ORPHAN_LOOK: Span = Span::mins(1);
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    for name in turn.due_names() {
-        look(turn, &name);
-    }
-    if turn.due.contains(&Key::PodList) {
+    turn.each_due_name(look);
+    if turn.due.pod_list {
         list_pods(turn);
     }
 }

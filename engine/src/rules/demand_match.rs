@@ -5,6 +5,7 @@
 //! one moves on to its next pending job for the rest of the decision.
 
 use alloc::collections::BTreeSet;
+use core::mem;
 
 use crate::{
     decide::Turn,
@@ -16,15 +17,13 @@ use crate::{
 };
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    for key in turn.due.clone() {
-        if let Key::Group(gx) = key {
-            let group = &mut turn.s.groups[gx as usize];
-            group.throttled = None;
-            let held = group.held.until;
-            turn.s.refresh(gx);
-            if held > turn.now {
-                turn.s.wake(Key::Group(gx), held);
-            }
+    for gx in mem::take(&mut turn.due.groups) {
+        let group = &mut turn.s.groups[gx as usize];
+        group.throttled = None;
+        let held = group.held.until;
+        turn.s.refresh(gx);
+        if held > turn.now {
+            turn.s.wake(Key::Group(gx), held);
         }
     }
     // Without a view of nodes, pods and rows there is no telling what fits (S16).
@@ -38,7 +37,7 @@ pub(crate) fn run(turn: &mut Turn<'_>) {
         turn.s.refresh(gx);
     }
     for gx in visited {
-        for line in turn.s.groups[gx as usize].lines.values_mut() {
+        for line in &mut turn.s.groups[gx as usize].lines {
             line.visited = None;
         }
         turn.s.refresh(gx);
@@ -47,16 +46,15 @@ pub(crate) fn run(turn: &mut Turn<'_>) {
 
 /// The oldest pending job that a free place and its owner's cap would serve.
 fn oldest(turn: &Turn<'_>) -> Option<(Time, JobId, Gx)> {
-    turn.s.pools.values().filter(|pool| pool.free() > 0).filter_map(|pool| pool.queue.first()).min().copied()
+    turn.s.pools.iter().filter(|pool| pool.free() > 0).filter_map(|pool| pool.queue.first()).min().copied()
 }
 
 fn visit(turn: &mut Turn<'_>, gx: Gx, key: (Time, JobId)) {
     let (now, governor) = (turn.now, turn.policy.governor);
     // The entity's: a delivery that does not say whose it is, is served as soon as any other of the entity has said.
-    let entity = turn.s.groups[gx as usize].key.entity;
-    let installation = turn.s.scopes.get(&entity).map_or(InstallationId(0), |scope| scope.scope.installation);
+    let installation = turn.s.scopes[turn.s.groups[gx as usize].scope].scope.installation;
     if installation.0 == 0 {
-        for line in turn.s.groups[gx as usize].lines.values_mut() {
+        for line in &mut turn.s.groups[gx as usize].lines {
             line.visited = line.pending.last();
         }
         return;
@@ -66,7 +64,8 @@ fn visit(turn: &mut Turn<'_>, gx: Gx, key: (Time, JobId)) {
         return throttle(turn, gx, installation, ready);
     }
     let Some(job) = turn.s.jobs.get(&key.1).cloned() else { return };
-    if let Some(line) = turn.s.groups[gx as usize].lines.get_mut(&job.place.pool) {
+    let pool = turn.s.place(&job).pool;
+    if let Some(line) = turn.s.groups[gx as usize].line_mut(pool) {
         line.visited = Some(key);
     }
     reserve(turn, key.1, &job, installation);
@@ -83,6 +82,7 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
     let (now, governor) = (turn.now, turn.policy.governor);
     let draw = turn.s.draw();
     let group = &turn.s.groups[job.group as usize];
+    let place = turn.s.place(job);
     let worker = Worker {
         name: WorkerName::compose(turn.policy.realm, group.key.entity, draw),
         entity: group.key.entity,
@@ -90,10 +90,10 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
         entity_type: group.entity_type,
         owner: group.owner,
         installation,
-        repo: (group.entity_type == EntityType::User).then(|| job.place.repo.clone()),
+        repo: (group.entity_type == EntityType::User).then(|| place.repo.clone()),
         labels: group.key.labels.clone(),
-        pool: job.place.pool.clone(),
-        image: job.place.image.clone(),
+        pool: turn.s.pool_of(job).clone(),
+        image: place.image.clone(),
         node: None,
         status: Status::Pending,
         failure: None,
@@ -101,7 +101,7 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
         running_at: None,
         completed_at: None,
     };
-    let phantom = group.phantom;
+    let (phantom, scope) = (group.phantom, group.scope);
     let write = Write::Reserve { worker: worker.clone(), cap: turn.policy.cap(worker.owner), phantom };
     let name = worker.name.clone();
     let mut entry = found(worker, false);
@@ -110,8 +110,7 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
     entry.mint_paid = Some(now);
     entry.reserve = Some(write.clone());
     turn.s.installation(installation).allowance.spend(Use::Mint, &governor, now);
-    let scope = entry.row.scope();
-    turn.s.scope_of(scope).workers.insert(name.clone());
+    turn.s.scopes[scope].workers.insert(name.clone());
     turn.s.insert_worker(name.clone(), entry);
     let reason = Reason::Demand { job: id };
     turn.act(Flight::WorkerWrite(name, write.clone()), Action::Write { write, diagnose: None }, reason);

@@ -13,9 +13,7 @@ use crate::{
 };
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    for name in turn.due_names() {
-        step(turn, &name);
-    }
+    turn.each_due_name(step);
 }
 
 fn step(turn: &mut Turn<'_>, name: &WorkerName) {
@@ -114,7 +112,7 @@ fn pod(turn: &mut Turn<'_>, name: &WorkerName) {
     }
     let Some(row) = turn.s.worker(name).map(|worker| worker.row.clone()) else { return };
     // Nodes have gone since its place was reserved: no pod is made that fits nowhere (S6).
-    if turn.s.pools.get(&row.pool).is_some_and(|pool| pool.free() < 0) {
+    if turn.s.pool_state(&row.pool).is_some_and(|pool| pool.free() < 0) {
         let at = turn.now + turn.policy.timeouts.backoff;
         return turn.s.wake(Key::Name(name.clone()), at);
     }

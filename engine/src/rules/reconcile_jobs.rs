@@ -4,13 +4,14 @@
 //! within the installation's budget: doubtful jobs first, then the one longest not looked at.
 
 use alloc::vec::Vec;
+use core::mem;
 
 use crate::{
     decide::Turn,
     decision::{Action, JobFailure, Reason, Write},
     facts::{App, JobView, Status},
     governor::Use,
-    ids::{EntityType, InstallationId, JobId, Span, Time},
+    ids::{EntityType, InstallationId, JobId, Span},
     snapshot::{Finding, Flight, Key},
 };
 
@@ -19,16 +20,12 @@ use crate::{
 const GONE_PROOF: Span = Span::secs(15);
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    let due: Vec<Key> = turn.due.iter().filter(|key| matches!(key, Key::Job(_) | Key::Polls(_))).cloned().collect();
-    for key in due {
-        match key {
-            Key::Polls(id) => {
-                fail_jobs_of_gone_installation(turn, id);
-                poll(turn, id);
-            }
-            Key::Job(id) => write_finding(turn, id),
-            Key::Scope(_) | Key::Name(_) | Key::PodList | Key::Deliveries(_) | Key::Group(_) => {}
-        }
+    for id in mem::take(&mut turn.due.jobs) {
+        write_finding(turn, id);
+    }
+    for id in mem::take(&mut turn.due.polls) {
+        fail_jobs_of_gone_installation(turn, id);
+        poll(turn, id);
     }
 }
 
@@ -69,7 +66,7 @@ fn fail_jobs_of_gone_installation(turn: &mut Turn<'_>, installation: Installatio
     let Some(gone) = entry.gone.filter(|gone| gone.last.since(gone.since) >= GONE_PROOF) else { return };
     let failure = gone.failure;
     entry.gone = None;
-    let jobs: Vec<JobId> = entry.polls.iter().map(|&(_, _, id)| id).collect();
+    let jobs: Vec<JobId> = entry.polls.jobs().collect();
     for id in jobs {
         let Some(job) = turn.s.jobs.get(&id) else { continue };
         if failure == JobFailure::InstallationSuspended && job.status != Status::Pending {
@@ -88,7 +85,7 @@ fn poll(turn: &mut Turn<'_>, installation: InstallationId) {
     }
     loop {
         let entry = turn.s.installation(installation);
-        let Some(&(_, due, id)) = next_due(&entry.polls, now) else { break };
+        let Some((due, id)) = entry.polls.next(now) else { break };
         if due > now {
             turn.s.wake(Key::Polls(installation), due);
             break;
@@ -98,28 +95,20 @@ fn poll(turn: &mut Turn<'_>, installation: InstallationId) {
             turn.s.wake(Key::Polls(installation), at);
             break;
         }
-        ask(turn, installation, id);
-    }
-}
-
-/// The job to ask about: a doubtful one that is due, else the one longest due, else the one that is due next.
-fn next_due(polls: &alloc::collections::BTreeSet<(bool, Time, JobId)>, now: Time) -> Option<&(bool, Time, JobId)> {
-    let doubtful = polls.first().filter(|(calm, ..)| !calm);
-    let calm = polls.range((true, Time(i64::MIN), JobId(i64::MIN))..).next();
-    match (doubtful, calm) {
-        (Some(doubtful), Some(calm)) if doubtful.1 > now && calm.1 < doubtful.1 => Some(calm),
-        (Some(doubtful), _) => Some(doubtful),
-        (None, calm) => calm,
+        if turn.s.jobs.contains_key(&id) {
+            ask(turn, installation, id);
+        } else {
+            let polls = &mut turn.s.installation(installation).polls;
+            polls.remove(true, due, id);
+            polls.remove(false, due, id);
+        }
     }
 }
 
 fn ask(turn: &mut Turn<'_>, installation: InstallationId, id: JobId) {
     let (now, governor) = (turn.now, turn.policy.governor);
-    let Some(job) = turn.s.jobs.get(&id) else {
-        turn.s.installation(installation).polls.retain(|&(_, _, known)| known != id);
-        return;
-    };
-    let repo = job.place.repo.clone();
+    let Some(job) = turn.s.jobs.get(&id) else { return };
+    let repo = turn.s.place(job).repo.clone();
     let reason = if job.doubtful { Reason::Doubt } else { Reason::Sweep };
     let app = app_of(turn.s.groups[job.group as usize].entity_type);
     turn.s.installation(installation).allowance.spend(Use::Poll, &governor, now);

@@ -6,6 +6,7 @@
 //! - Which scope to list next is chosen within the budget.
 
 use alloc::vec::Vec;
+use core::mem;
 
 use super::removal::{self, Clearance};
 use crate::{
@@ -28,12 +29,8 @@ const UNTAKEN: Span = Span::secs(30);
 const RUNNERS_A_PAGE: u32 = 100;
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    for name in turn.due_names() {
-        health(turn, &name);
-    }
-    let entities: Vec<EntityId> =
-        turn.due.iter().filter_map(|key| if let Key::Scope(entity) = key { Some(*entity) } else { None }).collect();
-    for entity in entities {
+    turn.each_due_name(health);
+    for entity in mem::take(&mut turn.due.scopes) {
         delete_leftovers(turn, entity);
         raise_doubts(turn, entity);
         list(turn, entity);

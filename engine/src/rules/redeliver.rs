@@ -1,6 +1,7 @@
 //! redeliver: have GitHub deliver again what ghfe did not answer with 2xx (GitHub never repeats by itself).
 
 use alloc::vec::Vec;
+use core::mem;
 
 use crate::{
     decide::Turn,
@@ -20,9 +21,7 @@ const OVERLAP: Span = Span::mins(5);
 const KEPT: Span = Span::hours(72);
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    let apps: Vec<App> =
-        turn.due.iter().filter_map(|key| if let Key::Deliveries(app) = key { Some(*app) } else { None }).collect();
-    for app in apps {
+    for app in mem::take(&mut turn.due.deliveries) {
         repeat(turn, app);
         read(turn, app);
     }

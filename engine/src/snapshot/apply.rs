@@ -2,19 +2,23 @@
 
 use alloc::{collections::BTreeSet, vec::Vec};
 
-use super::{JobEntry, Key, PodEntry, Snapshot, Stage, WorkerEntry, index::worker_key};
+use super::{Gx, JobEntry, Key, PodEntry, Row, Snapshot, Stage, WorkerEntry};
 use crate::{
     facts::{Change, Job, Node, Pod, PodListing, PodPhase, Status, Worker},
     governor::Backoff,
     ids::{JobId, NodeName, PodUid, Pool, Time, WorkerName},
 };
 
+/// Rows that are looked at ahead of their changes: enough for waits to overlap, few enough to be in the nearest cache still.
+const LOOK_AHEAD: usize = 32;
+
 impl Snapshot {
     /// Takes a change in. `now` is when it became known.
     pub fn apply(&mut self, change: Change, now: Time) {
         self.now = self.now.max(now);
         match change {
-            Change::Job(job) => self.apply_job(job),
+            Change::Job(job) => self.apply_job(&job),
+            Change::Jobs(jobs) => self.apply_jobs(&jobs),
             Change::Worker(worker) => self.apply_worker(worker),
             Change::StoreSynced { asked_at } => self.apply_synced(asked_at),
             Change::Pods(listing) => self.apply_pods(listing),
@@ -43,61 +47,120 @@ impl Snapshot {
         }
     }
 
-    fn apply_job(&mut self, job: Job) {
-        let id = job.id;
-        let gx = self.group_of_job(&job);
-        let old = self.jobs.remove(&id);
-        // Of an entity's installations only the latest exists; one that a delivery left out is the same.
-        let installation = self.installation_of(gx).unwrap_or(job.installation);
-        if let Some(old) = &old {
-            self.count_job(id, old, -1);
-            self.unschedule_poll(id, old);
-        }
-        if job.status.is_ended() || old.as_ref().is_some_and(|old| old.status > job.status) {
-            // A reading that was overtaken by a later write says nothing new.
-            if let Some(old) = old.filter(|_| !job.status.is_ended()) {
-                self.insert_job(id, old);
-            } else {
-                self.note_runner(&job);
+    /// A million rows would each wait for memory several times over; looking a few rows ahead lets those waits overlap.
+    fn apply_jobs(&mut self, jobs: &[Job]) {
+        for few in jobs.chunks(LOOK_AHEAD) {
+            self.look_ahead(few);
+            for job in few {
+                self.apply_job(job);
             }
+        }
+    }
+
+    /// Reads what changes to these jobs are going to read, each step for all of them.
+    fn look_ahead(&self, jobs: &[Job]) {
+        let (mut rows, mut groups) = ([None; LOOK_AHEAD], [None; LOOK_AHEAD]);
+        for (row, job) in rows.iter_mut().zip(jobs) {
+            *row = self.jobs.row_of(&job.id);
+        }
+        for ((group, row), job) in groups.iter_mut().zip(rows).zip(jobs) {
+            *group = match row {
+                Some(row) => Some(self.jobs[row].group),
+                None => self.scopes.get(&job.entity).and_then(|scope| scope.last_group),
+            };
+        }
+        let mut seen = 0;
+        for &gx in groups.iter().flatten() {
+            let group = &self.groups[gx as usize];
+            seen ^= group.waiting() ^ self.installations[self.scopes[group.scope].home].polls.len();
+        }
+        core::hint::black_box(seen);
+    }
+
+    fn apply_job(&mut self, job: &Job) {
+        match self.jobs.row_of(&job.id) {
+            Some(row) => self.apply_known_job(row, job),
+            None => self.apply_new_job(job),
+        }
+    }
+
+    fn apply_new_job(&mut self, job: &Job) {
+        let group = self.group_of_job(job);
+        self.note_runner(job);
+        if job.status.is_ended() {
             return;
         }
-        self.note_runner(&job);
-        let requeued = job.is_requeued();
-        let mut entry = match old {
-            Some(old) => JobEntry {
-                group: gx,
-                status: job.status,
-                requeued,
-                created_at: job.created_at,
-                installation,
-                place: self.place_of(gx, old.place.repo.clone(), job.pool, job.image),
-                ..old
-            },
-            None => JobEntry {
-                group: gx,
-                status: job.status,
-                requeued,
-                ending: false,
-                doubtful: false,
-                in_flight: false,
-                created_at: job.created_at,
-                installation,
-                place: self.place_of(gx, job.repo, job.pool, job.image),
-                poll_due: job.created_at + self.governor.sweep_every,
-                polled: super::NEVER_POLLED,
-                rest: None,
-            },
+        let (id, requeued, named) = (job.id, job.is_requeued(), job.assignment.is_some());
+        let mut entry = JobEntry {
+            created_at: job.created_at,
+            poll_due: job.created_at + self.governor.sweep_every,
+            polled: super::NEVER_POLLED,
+            rest: None,
+            group,
+            place: self.place_of(group, &job.repo, &job.pool, &job.image),
+            installation: self.home_of(group),
+            status: job.status,
+            requeued,
+            ending: false,
+            doubtful: false,
+            in_flight: false,
         };
-        entry.edit_rest(|rest| {
-            rest.assignment = job.assignment;
-            rest.requeued_at = job.requeued_at;
-        });
-        let named = entry.assignment().is_some();
-        self.insert_job(id, entry);
+        entry.set_told(job);
+        self.count_job(id, group, self.counts(&entry), 1);
+        self.schedule_poll(id, entry.poll_key());
+        self.jobs.insert_new(id, entry);
         if named {
             self.doubt_if_runner_is_gone(id);
         }
+    }
+
+    fn apply_known_job(&mut self, row: Row, job: &Job) {
+        let id = job.id;
+        let (group, installation) = self.home_of_known(row, job);
+        let known = &self.jobs[row];
+        if job.status.is_ended() {
+            self.remove_job(id);
+            return self.note_runner(job);
+        }
+        // A reading that was overtaken by a later write says nothing new.
+        if known.status > job.status {
+            return;
+        }
+        let repo = self.places[known.place as usize].repo.clone();
+        let place = self.place_of(group, &repo, &job.pool, &job.image);
+        self.note_runner(job);
+        let named = job.assignment.is_some();
+        self.change_job(row, |entry| {
+            entry.group = group;
+            entry.installation = installation;
+            entry.place = place;
+            entry.status = job.status;
+            entry.requeued = job.is_requeued();
+            entry.created_at = job.created_at;
+            entry.set_told(job);
+        });
+        if named {
+            self.doubt_if_runner_is_gone(id);
+        }
+    }
+
+    /// The group and the installation's row of a job that is known already.
+    fn home_of_known(&mut self, row: Row, job: &Job) -> (Gx, Row) {
+        let known = &self.jobs[row];
+        let (gx, installation) = (known.group, known.installation);
+        let group = &self.groups[gx as usize];
+        // Of an entity's installations only the latest exists; one that a delivery left out is the same. While a job is
+        // under way its installation may have been overtaken.
+        let same = group.key.entity == job.entity
+            && group.key.labels == job.labels
+            && group.entity_type == job.entity_type
+            && !known.in_flight
+            && self.installations.id_of(installation) >= job.installation;
+        if same {
+            return (gx, installation);
+        }
+        let gx = self.group_of_job(job);
+        (gx, self.home_of(gx))
     }
 
     /// A job that names a runner proves that the runner registered.
@@ -109,35 +172,51 @@ impl Snapshot {
         }
     }
 
-    pub(crate) fn insert_job(&mut self, id: JobId, entry: JobEntry) {
-        self.count_job(id, &entry, 1);
-        self.schedule_poll(id, &entry);
-        self.jobs.insert(id, entry);
+    fn schedule_poll(&mut self, id: JobId, key: Option<(Row, bool, Time)>) {
+        let Some((installation, doubtful, due)) = key else { return };
+        self.installations[installation].polls.insert(doubtful, due, id);
+        self.wake_polls(installation, due);
     }
 
-    fn schedule_poll(&mut self, id: JobId, entry: &JobEntry) {
-        if entry.in_flight || entry.ending {
-            return;
-        }
-        let polls = &mut self.installations.entry(entry.installation).or_default().polls;
-        polls.insert((!entry.doubtful, entry.poll_due, id));
-        self.wake(Key::Polls(entry.installation), entry.poll_due);
+    fn unschedule_poll(&mut self, id: JobId, key: Option<(Row, bool, Time)>) {
+        let Some((installation, doubtful, due)) = key else { return };
+        self.installations[installation].polls.remove(doubtful, due, id);
     }
 
-    fn unschedule_poll(&mut self, id: JobId, entry: &JobEntry) {
-        if let Some(installation) = self.installations.get_mut(&entry.installation) {
-            installation.polls.remove(&(!entry.doubtful, entry.poll_due, id));
-        }
+    /// Forgets a job, with all that it counted for.
+    pub(crate) fn remove_job(&mut self, id: JobId) {
+        let Some(job) = self.jobs.remove(&id) else { return };
+        self.unschedule_poll(id, job.poll_key());
+        self.count_job(id, job.group, self.counts(&job), -1);
     }
 
     /// Changes a job's entry, keeping every index right.
     pub(crate) fn edit_job(&mut self, id: JobId, edit: impl FnOnce(&mut JobEntry)) {
-        let Some(mut entry) = self.jobs.remove(&id) else { return };
-        self.count_job(id, &entry, -1);
-        self.unschedule_poll(id, &entry);
-        edit(&mut entry);
-        entry.installation = self.installation_of(entry.group).unwrap_or(entry.installation);
-        self.insert_job(id, entry);
+        let Some(row) = self.jobs.row_of(&id) else { return };
+        let home = self.home_of(self.jobs[row].group);
+        self.change_job(row, |job| {
+            edit(job);
+            job.installation = home;
+        });
+    }
+
+    fn change_job(&mut self, row: Row, edit: impl FnOnce(&mut JobEntry)) {
+        let id = self.jobs.id_of(row);
+        let look = |s: &Self| {
+            let job = &s.jobs[row];
+            ((job.group, s.counts(job)), job.poll_key())
+        };
+        let (counted, polled) = look(self);
+        edit(&mut self.jobs[row]);
+        let (counts, polls) = look(self);
+        if counted != counts {
+            self.count_job(id, counted.0, counted.1, -1);
+            self.count_job(id, counts.0, counts.1, 1);
+        }
+        if polled != polls {
+            self.unschedule_poll(id, polled);
+            self.schedule_poll(id, polls);
+        }
     }
 
     /// Has a job polled soon: something about it does not fit.
@@ -171,8 +250,8 @@ impl Snapshot {
 
     fn apply_worker(&mut self, worker: Worker) {
         let name = worker.name.clone();
-        self.learn_scope(worker.scope());
-        self.scope_of(worker.scope()).workers.insert(name.clone());
+        let scope = self.learn_scope(worker.scope());
+        self.scopes[scope].workers.insert(name.clone());
         let old = self.workers.remove(&name);
         if let Some(old) = &old {
             self.count_worker(&name, old, -1);
@@ -201,7 +280,7 @@ impl Snapshot {
             for id in jobs {
                 self.doubt_if_runner_is_gone(id);
             }
-            if let Some(gx) = self.workers.get(&name).and_then(|w| self.group_ix.get(&worker_key(&w.row)).copied()) {
+            if let Some(gx) = self.workers.get(&name).and_then(|worker| self.group_of_row(&worker.row)) {
                 self.refresh(gx);
             }
         }
@@ -302,7 +381,8 @@ impl Snapshot {
             return;
         }
         if let Some(pool) = pod.fact.pool.clone() {
-            self.pools.entry(pool).or_default().pods += sign;
+            let px = self.pool(&pool);
+            self.pools[px as usize].pods += sign;
         }
     }
 
@@ -310,7 +390,9 @@ impl Snapshot {
         if let Some(worker) = self.workers.get(name)
             && worker.is_active()
         {
-            self.pools.entry(worker.row.pool.clone()).or_default().unplaced += sign;
+            let pool = worker.row.pool.clone();
+            let px = self.pool(&pool);
+            self.pools[px as usize].unplaced += sign;
         }
     }
 
@@ -329,14 +411,16 @@ impl Snapshot {
     fn apply_node(&mut self, node: Node) {
         self.apply_node_gone(&node.name.clone());
         if let Some((pool, slots)) = offer(&node) {
-            self.pools.entry(pool).or_default().slots += slots;
+            let px = self.pool(&pool);
+            self.pools[px as usize].slots += slots;
         }
         self.nodes.insert(node.name.clone(), node);
     }
 
     fn apply_node_gone(&mut self, name: &NodeName) {
         if let Some((pool, slots)) = self.nodes.remove(name).as_ref().and_then(offer) {
-            self.pools.entry(pool).or_default().slots -= slots;
+            let px = self.pool(&pool);
+            self.pools[px as usize].slots -= slots;
         }
     }
 }

@@ -11,10 +11,7 @@ use alloc::{
 };
 use core::fmt::Debug;
 
-use super::{
-    Flight, Gx, Key, Snapshot, Stage, WorkerEntry,
-    index::{Counts, counts, worker_key},
-};
+use super::{Flight, Gx, Key, Polls, Px, Row, Snapshot, Stage, WorkerEntry, index::Counts};
 use crate::{
     facts::{App, PodPhase},
     ids::{EntityId, InstallationId, JobId, OwnerId, Pool, Time, WorkerName},
@@ -60,12 +57,12 @@ impl Snapshot {
     }
 
     fn audit_groups(&self, found: &mut Found) {
-        let mut pending: BTreeMap<(Gx, Pool), BTreeSet<(Time, JobId)>> = BTreeMap::new();
+        let mut pending: BTreeMap<(Gx, Px), BTreeSet<(Time, JobId)>> = BTreeMap::new();
         let mut anonymous: BTreeMap<Gx, u32> = BTreeMap::new();
         for (id, job) in self.jobs.iter() {
-            match counts(job) {
-                Counts::Pending => {
-                    pending.entry((job.group, job.place.pool.clone())).or_default().insert((job.created_at, *id));
+            match self.counts(job) {
+                Counts::Pending(pool, created_at) => {
+                    pending.entry((job.group, pool)).or_default().insert((created_at, *id));
                 }
                 Counts::Anonymous => *anonymous.entry(job.group).or_default() += 1,
                 Counts::On(_) | Counts::Not => {}
@@ -74,7 +71,7 @@ impl Snapshot {
         // active, busy, phantom, starting
         let mut workers: BTreeMap<Gx, [u32; 4]> = BTreeMap::new();
         for (name, worker) in self.active() {
-            let Some(&gx) = self.group_ix.get(&worker_key(&worker.row)) else {
+            let Some(gx) = self.group_of_row(&worker.row) else {
                 found.0.push(format!("{name} is of no group"));
                 continue;
             };
@@ -88,13 +85,17 @@ impl Snapshot {
         for (i, group) in self.groups.iter().enumerate() {
             let gx = i as Gx;
             let name = |what: &str| format!("group {} of entity {}: {what}", group.key.labels, group.key.entity);
-            found.same(|| name("its place in the table"), self.group_ix.get(&group.key), Some(&gx));
-            let lines: BTreeMap<&Pool, Vec<(Time, JobId)>> =
-                group.lines.iter().map(|(pool, line)| (pool, line.pending.iter().collect())).collect();
-            let of_group = pending.iter().filter(|((of, _), _)| *of == gx);
-            let counted = of_group.map(|((_, pool), jobs)| (pool, jobs.iter().copied().collect())).collect();
+            let scope = &self.scopes[group.scope];
+            found.same(|| name("its entity"), self.scopes.id_of(group.scope), group.key.entity);
+            found.same(|| name("its place in the table"), scope.groups.get(&group.key.labels), Some(&gx));
+            let owner = self.owners.get(&group.owner);
+            found.same(|| name("room"), Some(group.has_room), owner.map(super::OwnerState::has_room));
+            let lines: BTreeMap<Px, Vec<(Time, JobId)>> =
+                group.lines.iter().map(|line| (line.pool, line.pending.iter().collect())).collect();
+            let of_group = pending.range((gx, Px::MIN)..=(gx, Px::MAX));
+            let counted = of_group.map(|(&(_, pool), jobs)| (pool, jobs.iter().copied().collect())).collect();
             found.same(|| name("pending by pool"), lines, counted);
-            let sizes = (group.lines.values().map(|line| line.pending.iter().count()).sum(), group.waiting());
+            let sizes = (group.lines.iter().map(|line| line.pending.iter().count()).sum(), group.waiting());
             found.same(|| name("how many are pending"), sizes.0, sizes.1);
             found.same(|| name("anonymous"), group.anonymous, anonymous.get(&gx).copied().unwrap_or(0));
             let kept = [group.active, group.busy, group.phantom, group.starting];
@@ -102,41 +103,48 @@ impl Snapshot {
             found.same(|| name("active, busy, phantom, starting"), kept, counted);
             found.same(|| name("surplus"), group.surplus_since.is_some(), group.want() < 0);
         }
-        found.same(|| String::from("groups by key"), self.group_ix.len(), self.groups.len());
+        let named: usize = self.scopes.values().map(|scope| scope.groups.len()).sum();
+        found.same(|| String::from("groups by key"), named, self.groups.len());
     }
 
     fn audit_queues(&self, found: &mut Found) {
-        let mut queues: BTreeMap<&Pool, BTreeSet<(Time, JobId, Gx)>> = BTreeMap::new();
+        let mut queues: BTreeMap<Px, BTreeSet<(Time, JobId, Gx)>> = BTreeMap::new();
         for (i, group) in self.groups.iter().enumerate() {
             let gx = i as Gx;
-            let room = self.owners.get(&group.owner).is_some_and(super::OwnerState::has_room);
             let held = group.held.until > self.now || group.throttled.is_some_and(|until| until > self.now);
             // A pause that is over is noticed by the next decision.
-            let noticed = self.due_at.get(&Key::Group(gx)).is_none_or(|&at| at > self.now);
-            for (pool, line) in &group.lines {
+            let noticed = group.due_at > self.now;
+            for line in &group.lines {
+                let pool = &self.pools[line.pool as usize].name;
                 let name = || format!("group {} of entity {} in {pool}", group.key.labels, group.key.entity);
                 found.hold(line.visited.is_none(), || format!("{}: a decision left its mark", name()));
-                let ready = group.want() > 0 && room && !held;
+                let ready = group.want() > 0 && group.has_room && !held;
                 if noticed {
                     let key = if ready { line.pending.first() } else { None };
                     found.same(|| format!("{}: its key in the queue", name()), line.queued, key);
                 }
                 if let Some((at, id)) = line.queued {
-                    queues.entry(pool).or_default().insert((at, id, gx));
+                    queues.entry(line.pool).or_default().insert((at, id, gx));
                 }
             }
             if group.throttled.is_some() {
                 let waits = self.installations.values().any(|entry| entry.throttled.contains(&gx));
-                let due = self.due_at.contains_key(&Key::Group(gx));
+                let due = group.due_at != Time::NEVER;
                 found.hold(waits || due, || format!("group {gx} is throttled and nothing will release it"));
             }
             if group.held.until > self.now {
-                let due = self.due_at.get(&Key::Group(gx)).is_some_and(|&at| at <= group.held.until);
+                let due = group.due_at <= group.held.until;
                 found.hold(due, || format!("group {gx} is held and nothing will release it"));
             }
         }
-        for (name, pool) in &self.pools {
-            found.same(|| format!("queue of pool {name}"), &pool.queue, queues.get(name).unwrap_or(&BTreeSet::new()));
+        for (px, pool) in (0..).zip(&self.pools) {
+            let counted = queues.remove(&px).unwrap_or_default();
+            found.same(|| format!("queue of pool {}", pool.name), &pool.queue, &counted);
+            found.same(
+                || format!("pool {}: its place in the table", pool.name),
+                self.pool_ix.get(&pool.name),
+                Some(&px),
+            );
         }
     }
 
@@ -145,7 +153,7 @@ impl Snapshot {
         for (_, worker) in self.active() {
             *active.entry(worker.row.owner).or_default() += 1;
         }
-        for (id, owner) in &self.owners {
+        for (id, owner) in self.owners.iter() {
             found.same(|| format!("owner {id}: active"), owner.active, active.get(id).copied().unwrap_or(0));
             let groups = (0..).zip(&self.groups).filter(|(_, group)| group.owner == *id).map(|(gx, _)| gx).collect();
             found.same(|| format!("owner {id}: groups"), &owner.groups, &groups);
@@ -168,10 +176,10 @@ impl Snapshot {
         for (_, worker) in self.active().filter(|(name, _)| !self.pods.contains_key(*name)) {
             pools.entry(&worker.row.pool).or_default()[2] += 1;
         }
-        for (name, pool) in &self.pools {
+        for pool in &self.pools {
             let kept = [pool.slots, pool.pods, pool.unplaced];
-            let counted = pools.remove(name).unwrap_or_default();
-            found.same(|| format!("pool {name}: slots, pods, unplaced"), kept, counted);
+            let counted = pools.remove(&pool.name).unwrap_or_default();
+            found.same(|| format!("pool {}: slots, pods, unplaced", pool.name), kept, counted);
         }
         found.hold(pools.is_empty(), || format!("pools nobody knows: {pools:?}"));
     }
@@ -183,7 +191,12 @@ impl Snapshot {
             workers.entry(worker.row.entity).or_default().insert(name.clone());
             *active.entry(worker.row.entity).or_default() += u32::from(worker.is_active());
         }
-        for (entity, scope) in &self.scopes {
+        for (entity, scope) in self.scopes.iter() {
+            found.same(
+                || format!("scope {entity}: its installation"),
+                self.installations.id_of(scope.home),
+                scope.scope.installation,
+            );
             found.same(
                 || format!("scope {entity}: workers"),
                 &scope.workers,
@@ -196,22 +209,28 @@ impl Snapshot {
 
     fn audit_jobs(&self, found: &mut Found) {
         let mut runner_jobs: BTreeMap<Arc<str>, BTreeSet<JobId>> = BTreeMap::new();
-        let mut polls: BTreeMap<InstallationId, BTreeSet<(bool, Time, JobId)>> = BTreeMap::new();
+        let mut polls: BTreeMap<Row, Polls> = BTreeMap::new();
         for (&id, job) in self.jobs.iter() {
-            if let Counts::On(runner) = counts(job) {
+            if let Counts::On(runner) = self.counts(job) {
                 runner_jobs.entry(runner).or_default().insert(id);
             }
-            if !job.in_flight && !job.ending {
-                polls.entry(job.installation).or_default().insert((!job.doubtful, job.poll_due, id));
+            if let Some((installation, doubtful, due)) = job.poll_key() {
+                polls.entry(installation).or_default().insert(doubtful, due, id);
             }
-            let home = self.installation_of(job.group).unwrap_or(job.installation);
-            found.hold(job.in_flight || job.installation == home, || format!("job {id} is asked about elsewhere"));
+            found.hold(job.in_flight || job.installation == self.home_of(job.group), || {
+                format!("job {id} is asked about elsewhere")
+            });
             found.hold(!job.status.is_ended(), || format!("job {id} has ended and is remembered"));
         }
         found.same(|| String::from("jobs by runner"), &self.runner_jobs, &runner_jobs);
-        for (id, installation) in &self.installations {
-            let counted = polls.remove(id).unwrap_or_default();
-            found.same(|| format!("installation {id}: polls"), &installation.polls, &counted);
+        for (id, installation) in self.installations.iter() {
+            let row = self.installations.row_of(id);
+            let counted = row.and_then(|row| polls.remove(&row)).unwrap_or_default();
+            found.same(
+                || format!("installation {id}: polls"),
+                installation.polls.iter().collect::<Vec<_>>(),
+                counted.iter().collect(),
+            );
         }
         found.hold(polls.is_empty(), || format!("polls of installations nobody knows: {polls:?}"));
     }
@@ -264,7 +283,7 @@ impl Snapshot {
         for (&id, job) in self.jobs.iter() {
             found.same(|| format!("job {id}: an action under way"), job.in_flight, jobs.contains(&id));
         }
-        for (entity, scope) in &self.scopes {
+        for (entity, scope) in self.scopes.iter() {
             let under_way = scopes.iter().filter(|it| *it == entity).count();
             found.same(|| format!("scope {entity}: listings under way"), usize::from(scope.in_flight), under_way);
             for (name, _) in scope.runners.iter().filter(|(_, runner)| runner.in_flight) {
@@ -274,7 +293,7 @@ impl Snapshot {
         for (name, _) in self.pods.iter().filter(|(_, pod)| pod.in_flight) {
             found.hold(deletions.contains(&("pod", name)), || format!("pod {name} is not being deleted"));
         }
-        for (id, installation) in &self.installations {
+        for (id, installation) in self.installations.iter() {
             let counted = calls.remove(id).unwrap_or(0);
             found.same(|| format!("installation {id}: calls under way"), installation.allowance.in_flight, counted);
         }
@@ -292,13 +311,19 @@ impl Snapshot {
     }
 
     fn audit_due(&self, found: &mut Found) {
-        let due: BTreeSet<(Time, Key)> = self.due_at.iter().map(|(key, &at)| (at, key.clone())).collect();
-        found.same(|| String::from("what is due"), &self.due, &due);
+        for (at, key) in &self.due {
+            found.same(|| format!("when {key:?} is due"), self.due_at(key), *at);
+        }
+        let groups = self.groups.iter().map(|group| group.due_at);
+        let scopes = self.scopes.values().map(|scope| scope.due_at);
+        let polls = self.installations.values().filter_map(|entry| entry.due_at);
+        let by_row = groups.chain(scopes).chain(polls).filter(|&at| at != Time::NEVER).count();
+        found.same(|| String::from("how many keys are due"), self.due.len(), by_row + self.due_by_key.len());
     }
 
     /// Whatever waits is under way, or falls due.
     fn audit_wakes(&self, found: &mut Found) {
-        let due = |key: Key| self.due_at.contains_key(&key);
+        let due = |key: Key| self.due_at(&key) != Time::NEVER;
         found.hold(self.pods_in_flight || due(Key::PodList), || String::from("pods will never be listed again"));
         for (app, entry) in &self.apps {
             found.hold(entry.in_flight || due(Key::Deliveries(*app)), || format!("{app:?}: its log is not read again"));

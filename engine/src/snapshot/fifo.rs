@@ -1,23 +1,27 @@
-//! Waiting jobs in order, with their places: a sorted list in pieces.
+//! Jobs in order of a time, with their places: a sorted list in pieces.
 //!
-//! New jobs come at the end and old ones leave at the front, so pieces fill up and empty as wholes; whatever happens in
-//! between moves one piece's worth of memory. Sixteen bytes a job, and a place in line is a few look-ups.
+//! New jobs come at the end and old ones leave at the front, so both are cheap; whatever happens in between moves half a
+//! piece's worth of memory at most. Sixteen bytes a job, and a place in line is a few look-ups.
 
-use alloc::{vec, vec::Vec};
+use alloc::collections::VecDeque;
 
 use crate::ids::{JobId, Time};
 
-/// Oldest first, by id among those of the same time.
+/// Earliest first, by id among those of the same time.
 pub(crate) type Place = (Time, JobId);
 
 /// Jobs in one piece: a few kilobytes.
 const PIECE: usize = 256;
 
+type Piece = VecDeque<Place>;
+
 /// A set of places, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fifo {
-    /// None is empty; each is sorted, and before the next.
-    pieces: Vec<Vec<Place>>,
+    /// The first piece: most lists have no other. Empty only when all is.
+    head: Piece,
+    /// Those after it. None is empty; each is sorted, and before the next.
+    rest: VecDeque<Piece>,
     len: usize,
 }
 
@@ -31,69 +35,118 @@ impl Fifo {
     }
 
     pub fn first(&self) -> Option<Place> {
-        self.pieces.first()?.first().copied()
+        self.head.front().copied()
     }
 
     pub fn last(&self) -> Option<Place> {
-        self.pieces.last()?.last().copied()
+        self.rest.back().unwrap_or(&self.head).back().copied()
     }
 
     /// In order.
     pub fn iter(&self) -> impl Iterator<Item = Place> {
-        self.pieces.iter().flatten().copied()
+        self.pieces().flatten().copied()
     }
 
-    /// The piece that holds `place`, or would.
+    fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        core::iter::once(&self.head).chain(&self.rest)
+    }
+
+    fn piece(&self, at: usize) -> Option<&Piece> {
+        match at.checked_sub(1) {
+            None => Some(&self.head),
+            Some(after) => self.rest.get(after),
+        }
+    }
+
+    fn piece_mut(&mut self, at: usize) -> Option<&mut Piece> {
+        match at.checked_sub(1) {
+            None => Some(&mut self.head),
+            Some(after) => self.rest.get_mut(after),
+        }
+    }
+
+    /// The piece that holds `place`, or would: the first that does not end before it.
     fn piece_of(&self, place: Place) -> usize {
-        let after = self.pieces.partition_point(|piece| piece.last().is_some_and(|last| *last < place));
-        after.min(self.pieces.len().saturating_sub(1))
+        let ends_before = |piece: &Piece| piece.back().is_some_and(|last| *last < place);
+        if self.rest.is_empty() || !ends_before(&self.head) {
+            return 0;
+        }
+        // What is new comes at the end.
+        if self.rest.back().is_some_and(ends_before) {
+            return self.rest.len();
+        }
+        1 + self.rest.partition_point(ends_before)
     }
 
     pub fn insert(&mut self, place: Place) {
-        let at = self.piece_of(place);
-        let Some(piece) = self.pieces.get_mut(at) else {
-            self.pieces.push(vec![place]);
-            self.len = 1;
+        // Nearly always there is one piece, and what is new comes at its end.
+        let at_end = self.rest.is_empty() && self.head.back().is_none_or(|last| *last < place);
+        if at_end && self.head.len() < PIECE {
+            self.head.push_back(place);
+            self.len += 1;
             return;
+        }
+        self.insert_within(place);
+    }
+
+    fn insert_within(&mut self, place: Place) {
+        let at = self.piece_of(place);
+        let Some(piece) = self.piece_mut(at) else { return };
+        let within = match piece.back() {
+            Some(last) if *last < place => piece.len(),
+            Some(_) => match piece.binary_search(&place) {
+                Ok(_) => return,
+                Err(within) => within,
+            },
+            None => 0,
         };
-        let Err(within) = piece.binary_search(&place) else { return };
-        self.len += 1;
         if piece.len() < PIECE {
-            return piece.insert(within, place);
+            piece.insert(within, place);
+        } else if within == PIECE {
+            // At the end a new piece begins; in between a full one is halved.
+            self.rest.insert(at, Piece::from([place]));
+        } else {
+            let mut upper = piece.split_off(PIECE / 2);
+            match within.checked_sub(PIECE / 2) {
+                Some(within) => upper.insert(within, place),
+                None => piece.insert(within, place),
+            }
+            self.rest.insert(at, upper);
         }
-        // At the end a new piece begins; in between a full one is halved.
-        if within == PIECE {
-            return self.pieces.insert(at + 1, vec![place]);
-        }
-        let mut upper = piece.split_off(PIECE / 2);
-        match within.checked_sub(PIECE / 2) {
-            Some(within) => upper.insert(within, place),
-            None => piece.insert(within, place),
-        }
-        self.pieces.insert(at + 1, upper);
+        self.len += 1;
     }
 
     pub fn remove(&mut self, place: Place) {
         let at = self.piece_of(place);
-        let Some(piece) = self.pieces.get_mut(at) else { return };
-        let Ok(within) = piece.binary_search(&place) else { return };
-        piece.remove(within);
+        let Some(piece) = self.piece_mut(at) else { return };
+        if piece.front() == Some(&place) {
+            piece.pop_front();
+        } else {
+            let Ok(within) = piece.binary_search(&place) else { return };
+            piece.remove(within);
+        }
+        let emptied = piece.is_empty();
         self.len -= 1;
-        if piece.is_empty() {
-            self.pieces.remove(at);
+        if emptied {
+            match at.checked_sub(1) {
+                None => self.head = self.rest.pop_front().unwrap_or_default(),
+                Some(after) => {
+                    self.rest.remove(after);
+                }
+            }
         }
     }
 
     /// How many come before `place`.
     pub fn rank(&self, place: Place) -> usize {
         let at = self.piece_of(place);
-        let Some(piece) = self.pieces.get(at) else { return 0 };
-        self.pieces[..at].iter().map(Vec::len).sum::<usize>() + piece.partition_point(|known| *known < place)
+        let Some(piece) = self.piece(at) else { return 0 };
+        self.pieces().take(at).map(Piece::len).sum::<usize>() + piece.partition_point(|known| *known < place)
     }
 
     /// The one that `index` others come before.
     pub fn nth(&self, mut index: usize) -> Option<Place> {
-        for piece in &self.pieces {
+        for piece in self.pieces() {
             match piece.get(index) {
                 Some(place) => return Some(*place),
                 None => index -= piece.len(),
@@ -105,9 +158,9 @@ impl Fifo {
     /// The first one after `place`.
     pub fn after(&self, place: Place) -> Option<Place> {
         let at = self.piece_of(place);
-        let piece = self.pieces.get(at)?;
+        let piece = self.piece(at)?;
         let within = piece.partition_point(|known| *known <= place);
-        piece.get(within).or_else(|| self.pieces.get(at + 1)?.first()).copied()
+        piece.get(within).or_else(|| self.piece(at + 1)?.front()).copied()
     }
 }
 

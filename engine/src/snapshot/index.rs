@@ -18,13 +18,14 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use core::mem;
 
 use super::fifo::{Fifo, Place};
-use super::{Gx, JobEntry, JobPlace, Key, ScopeEntry, Snapshot, WorkerEntry};
+use super::{Gx, InstallationEntry, JobEntry, JobPlace, Key, Px, Row, ScopeEntry, Snapshot, WorkerEntry};
 use crate::{
-    facts::{Job, RunnerScope, Status},
+    facts::{Job, RunnerScope, Status, Worker},
     governor::Backoff,
-    ids::{EntityId, EntityType, Image, InstallationId, JobId, OwnerId, Pool, Time, WorkerName},
+    ids::{self, EntityId, EntityType, Image, JobId, OwnerId, Pool, Time, WorkerName},
     labels::LabelSet,
     policy::Policy,
 };
@@ -43,13 +44,19 @@ pub struct GroupKey {
 pub struct Group {
     pub(crate) key: GroupKey,
     pub(crate) owner: OwnerId,
+    /// Its entity's row.
+    pub(crate) scope: Row,
     pub(crate) entity_name: Arc<str>,
     pub(crate) entity_type: EntityType,
-    /// What its jobs have in common by repository, pool and image.
-    pub(crate) places: BTreeSet<Arc<JobPlace>>,
+    /// What its jobs have in common by repository, pool and image: rows of the snapshot's places.
+    pub(crate) places: BTreeMap<JobPlace, u32>,
+    /// The one that was asked for last: the next job is most often from the same.
+    pub(crate) last_place: Option<u32>,
+    /// Its owner has room under its cap.
+    pub(crate) has_room: bool,
     /// Pending and requeued jobs by the pool that each job's label rule names. Rules may name an owner's repositories, so jobs of one
-    /// group may want different boards; each gets its worker on its own.
-    pub(crate) lines: BTreeMap<Pool, Line>,
+    /// group may want different boards; each gets its worker on its own. Few, and in no order.
+    pub(crate) lines: Vec<Line>,
     /// Running jobs whose runner is unknown.
     pub(crate) anonymous: u32,
     /// Workers pending or running.
@@ -66,11 +73,15 @@ pub struct Group {
     pub(crate) held: Backoff,
     /// Held back until its installation's limits allow another runner.
     pub(crate) throttled: Option<Time>,
+    /// When the rules are to look at it; [`Time::NEVER`]: they are not.
+    pub(super) due_at: Time,
 }
 
 /// A group's jobs that one pool is to serve.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Line {
+    /// The pool.
+    pub pool: Px,
     /// Pending and requeued jobs, oldest first.
     pub pending: Fifo,
     /// In this decision, jobs up to here have been considered.
@@ -80,6 +91,10 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    fn of(pool: Px) -> Self {
+        Self { pool, pending: Fifo::default(), visited: None, queued: None }
+    }
+
     /// The oldest job not considered yet.
     fn next(&self) -> Option<(Time, JobId)> {
         match self.visited {
@@ -113,18 +128,36 @@ impl Group {
 
     /// Pending and requeued jobs.
     pub fn waiting(&self) -> usize {
-        self.lines.values().map(|line| line.pending.len()).sum()
+        self.lines.iter().map(|line| line.pending.len()).sum()
+    }
+
+    /// Its jobs that one pool is to serve.
+    pub(crate) fn line(&self, pool: Px) -> Option<&Line> {
+        self.lines.iter().find(|line| line.pool == pool)
+    }
+
+    /// The same, to change.
+    pub(crate) fn line_mut(&mut self, pool: Px) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|line| line.pool == pool)
+    }
+
+    fn line_or_new(&mut self, pool: Px) -> &mut Line {
+        let at = self.lines.iter().position(|line| line.pool == pool).unwrap_or_else(|| {
+            self.lines.push(Line::of(pool));
+            self.lines.len() - 1
+        });
+        &mut self.lines[at]
     }
 
     /// How many of them come before `place`.
     pub fn rank(&self, place: Place) -> usize {
-        self.lines.values().map(|line| line.pending.rank(place)).sum()
+        self.lines.iter().map(|line| line.pending.rank(place)).sum()
     }
 
     /// The one that `index` others come before.
     pub fn nth(&self, index: usize) -> Option<Place> {
         // In which line it is, is not known; within each a job's place in the group grows with its place in the line.
-        self.lines.values().find_map(|line| {
+        self.lines.iter().find_map(|line| {
             let (mut low, mut high) = (0, line.pending.len());
             while low < high {
                 let middle = low.midpoint(high);
@@ -141,7 +174,7 @@ impl Group {
 pub struct OwnerState {
     /// Workers pending or running.
     pub(crate) active: u32,
-    pub(crate) groups: BTreeSet<Gx>,
+    pub(crate) groups: Vec<Gx>,
     /// The cap as of the last decision; `None` is unlimited.
     pub(crate) cap: Option<u32>,
 }
@@ -149,7 +182,7 @@ pub struct OwnerState {
 impl Default for OwnerState {
     /// No room until a decision has read its cap from the policy.
     fn default() -> Self {
-        Self { active: 0, groups: BTreeSet::new(), cap: Some(0) }
+        Self { active: 0, groups: Vec::new(), cap: Some(0) }
     }
 }
 
@@ -161,8 +194,10 @@ impl OwnerState {
 }
 
 /// One pool's capacity.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PoolState {
+    /// Its name.
+    pub(crate) name: Pool,
     /// What its usable nodes offer.
     pub(crate) slots: i64,
     /// Pods in view that have not ended.
@@ -181,101 +216,156 @@ impl PoolState {
 }
 
 /// How a job counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Counts {
-    Pending,
+    /// In this pool's line, at this place.
+    Pending(Px, Time),
     Anonymous,
     On(Arc<str>),
     Not,
 }
 
-pub(super) fn counts(job: &JobEntry) -> Counts {
-    if job.ending || job.status.is_ended() {
-        return Counts::Not;
-    }
-    if job.status == Status::Pending || job.requeued {
-        return Counts::Pending;
-    }
-    match job.assignment() {
-        Some(assignment) => Counts::On(assignment.runner.clone()),
-        None => Counts::Anonymous,
-    }
-}
-
 impl Snapshot {
-    /// The group of a job's or worker's row; made when it is new.
-    pub(crate) fn group_of(&mut self, key: GroupKey, make: impl FnOnce(GroupKey) -> Group) -> Gx {
-        if let Some(&gx) = self.group_ix.get(&key) {
+    /// How a job counts in its group.
+    pub(super) fn counts(&self, job: &JobEntry) -> Counts {
+        if job.ending || job.status.is_ended() {
+            return Counts::Not;
+        }
+        if job.status == Status::Pending || job.requeued {
+            return Counts::Pending(self.places[job.place as usize].pool, job.created_at);
+        }
+        match job.assignment() {
+            Some(assignment) => Counts::On(assignment.runner.clone()),
+            None => Counts::Anonymous,
+        }
+    }
+
+    /// The group of a scope's jobs and workers with these labels; made when it is new.
+    fn group_in(&mut self, scope: Row, labels: &LabelSet, owner: OwnerId, name: &Arc<str>, kind: EntityType) -> Gx {
+        let entry = &self.scopes[scope];
+        if let Some(gx) = entry.last_group.filter(|&gx| self.groups[gx as usize].key.labels == *labels) {
             return gx;
         }
-        let gx = self.groups.len() as Gx;
-        let group = make(key.clone());
-        let owner = self.owners.entry(group.owner).or_insert_with(|| {
-            self.new_owners.insert(group.owner);
-            OwnerState::default()
-        });
-        owner.groups.insert(gx);
-        self.group_ix.insert(key, gx);
-        self.groups.push(group);
+        let gx = match entry.groups.get(labels) {
+            Some(&gx) => gx,
+            None => self.make_group(scope, labels, owner, name, kind),
+        };
+        self.scopes[scope].last_group = Some(gx);
         gx
+    }
+
+    fn make_group(&mut self, scope: Row, labels: &LabelSet, owner: OwnerId, name: &Arc<str>, kind: EntityType) -> Gx {
+        let gx = self.groups.len() as Gx;
+        let ox = self.owner(owner);
+        self.owners[ox].groups.push(gx);
+        self.groups.push(Group {
+            key: GroupKey { entity: self.scopes.id_of(scope), labels: labels.clone() },
+            owner,
+            scope,
+            entity_name: name.clone(),
+            entity_type: kind,
+            places: BTreeMap::new(),
+            last_place: None,
+            has_room: self.owners[ox].has_room(),
+            lines: Vec::new(),
+            anonymous: 0,
+            active: 0,
+            busy: 0,
+            phantom: 0,
+            starting: 0,
+            surplus_since: None,
+            held: Backoff::default(),
+            throttled: None,
+            due_at: Time::NEVER,
+        });
+        self.scopes[scope].groups.insert(labels.clone(), gx);
+        gx
+    }
+
+    /// An owner's row.
+    fn owner(&mut self, id: OwnerId) -> Row {
+        if let Some(ox) = self.owners.row_of(&id) {
+            return ox;
+        }
+        let ox = self.owners.insert_new(id, OwnerState::default());
+        self.new_owners.push(ox);
+        ox
+    }
+
+    /// A pool's place in the table of pools.
+    pub(crate) fn pool(&mut self, name: &Pool) -> Px {
+        if let Some(&px) = self.pool_ix.get(name) {
+            return px;
+        }
+        let px = self.pools.len() as Px;
+        self.pool_ix.insert(name.clone(), px);
+        self.pools.push(PoolState { name: name.clone(), slots: 0, pods: 0, unplaced: 0, queue: BTreeSet::new() });
+        px
     }
 
     pub(crate) fn group_of_job(&mut self, job: &Job) -> Gx {
-        let gx = self.group_of(GroupKey { entity: job.entity, labels: job.labels.clone() }, |key| {
-            empty_group(key, job.owner, job.entity_name.clone(), job.entity_type)
-        });
         // Nearly always it is known already: then there is nothing to learn.
-        let known = self.scopes.get(&job.entity).is_some_and(|known| {
-            known.scope.installation >= job.installation && known.scope.entity_type == job.entity_type
+        let known = self.scopes.row_of(&job.entity).filter(|&row| {
+            let scope = &self.scopes[row].scope;
+            scope.installation >= job.installation && scope.entity_type == job.entity_type
         });
-        if !known {
-            self.learn_scope(job_scope(job));
-        }
-        gx
+        let row = known.unwrap_or_else(|| self.learn_scope(job_scope(job)));
+        self.group_in(row, &job.labels, job.owner, &job.entity_name, job.entity_type)
     }
 
     /// What a job has in common with others of its group.
-    pub(crate) fn place_of(&mut self, gx: Gx, repo: Arc<str>, pool: Pool, image: Image) -> Arc<JobPlace> {
-        let places = &mut self.groups[gx as usize].places;
-        let place = JobPlace { repo, pool, image };
-        if let Some(known) = places.get(&place) {
-            return known.clone();
+    pub(crate) fn place_of(&mut self, gx: Gx, repo: &Arc<str>, pool: &Pool, image: &Image) -> u32 {
+        let is_it = |place: &JobPlace| {
+            ids::same(&place.repo, repo) && self.pools[place.pool as usize].name == *pool && place.image == *image
+        };
+        if let Some(last) = self.groups[gx as usize].last_place.filter(|&last| is_it(&self.places[last as usize])) {
+            return last;
         }
-        let place = Arc::new(place);
-        places.insert(place.clone());
-        place
+        let place = JobPlace { repo: repo.clone(), pool: self.pool(pool), image: image.clone() };
+        let group = &mut self.groups[gx as usize];
+        let at = *group.places.entry(place.clone()).or_insert(self.places.len() as u32);
+        group.last_place = Some(at);
+        if at as usize == self.places.len() {
+            self.places.push(place);
+        }
+        at
     }
 
-    pub(crate) fn group_of_worker(&mut self, worker: &crate::facts::Worker) -> Gx {
-        self.group_of(GroupKey { entity: worker.entity, labels: worker.labels.clone() }, |key| {
-            empty_group(key, worker.owner, worker.entity_name.clone(), worker.entity_type)
-        })
+    pub(crate) fn group_of_worker(&mut self, worker: &Worker) -> Gx {
+        let row = match self.scopes.row_of(&worker.entity) {
+            Some(row) => row,
+            None => self.scope_of(worker.scope()),
+        };
+        self.group_in(row, &worker.labels, worker.owner, &worker.entity_name, worker.entity_type)
     }
 
     /// Learns of a scope. When its installation is a newer one than was known, the entity's jobs are asked about and
     /// failed through that: the old one's end says nothing of them any more.
-    pub(crate) fn learn_scope(&mut self, scope: RunnerScope) {
+    pub(crate) fn learn_scope(&mut self, scope: RunnerScope) -> Row {
         let entity = scope.entity;
         let old = self.scopes.get(&entity).map(|known| known.scope.installation);
-        let new = self.scope_of(scope).scope.installation;
-        let Some(old) = old.filter(|&old| old != new) else { return };
+        let row = self.scope_of(scope);
+        let new = self.scopes[row].scope.installation;
+        let Some(old) = old.filter(|&old| old != new) else { return row };
         self.touch(Key::Scope(entity));
         let polls = self.installations.get(&old).map(|entry| &entry.polls);
-        let of_entity =
-            |id: &JobId| self.jobs.get(id).is_some_and(|job| self.groups[job.group as usize].key.entity == entity);
-        let jobs: Vec<JobId> = polls.into_iter().flatten().map(|&(_, _, id)| id).filter(of_entity).collect();
+        let of_entity = |id: &JobId| self.jobs.get(id).is_some_and(|job| self.groups[job.group as usize].scope == row);
+        let jobs: Vec<JobId> = polls.into_iter().flat_map(|polls| polls.jobs()).filter(of_entity).collect();
         for id in jobs {
             self.edit_job(id, |_| {});
         }
+        row
     }
 
-    /// The installation that serves a group, as far as is known.
-    pub(crate) fn installation_of(&self, gx: Gx) -> Option<InstallationId> {
-        self.scopes.get(&self.groups[gx as usize].key.entity).map(|scope| scope.scope.installation)
+    /// The row of the installation that serves a group, as far as is known.
+    pub(crate) fn home_of(&self, gx: Gx) -> Row {
+        self.scopes[self.groups[gx as usize].scope].home
     }
 
     /// Makes a scope known, or its installation a newer one.
-    pub(crate) fn scope_of(&mut self, scope: RunnerScope) -> &mut ScopeEntry {
-        let entry = self.scopes.entry(scope.entity).or_insert_with(|| ScopeEntry {
+    pub(crate) fn scope_of(&mut self, scope: RunnerScope) -> Row {
+        let home = self.installations.row_or_insert_with(scope.installation, InstallationEntry::default);
+        let row = self.scopes.row_or_insert_with(scope.entity, || ScopeEntry {
             scope: scope.clone(),
             runners: BTreeMap::new(),
             listed_at: None,
@@ -286,32 +376,42 @@ impl Snapshot {
             active: 0,
             workers: BTreeSet::new(),
             gone: None,
+            groups: BTreeMap::new(),
+            last_group: None,
+            home,
+            due_at: Time::NEVER,
         });
+        let entry = &mut self.scopes[row];
         // An organisation and a repository may have the same number; neither takes the other's place.
         if scope.installation > entry.scope.installation && scope.entity_type == entry.scope.entity_type {
             entry.scope = scope;
+            entry.home = home;
             entry.gone = None;
         }
-        entry
+        row
     }
 
     /// Adds (`sign` 1) or takes back (-1) what a job contributes.
-    pub(crate) fn count_job(&mut self, id: JobId, job: &JobEntry, sign: i32) {
-        let gx = job.group;
-        match counts(job) {
-            Counts::Pending => {
-                let group = &mut self.groups[gx as usize];
-                let key = (job.created_at, id);
-                if !group.lines.contains_key(&job.place.pool) {
-                    group.lines.insert(job.place.pool.clone(), Line::default());
-                }
-                if let Some(line) = group.lines.get_mut(&job.place.pool) {
-                    if sign > 0 { line.pending.insert(key) } else { line.pending.remove(key) }
+    pub(super) fn count_job(&mut self, id: JobId, gx: Gx, counts: Counts, sign: i32) {
+        let group = &mut self.groups[gx as usize];
+        match counts {
+            Counts::Pending(pool, created_at) => {
+                let key = (created_at, id);
+                if sign > 0 {
+                    let line = group.line_or_new(pool);
+                    line.pending.insert(key);
+                    // A group that lacks a runner lacks one more: it waits at the same place in the queue, or in none.
+                    let stands = line.queued.is_some_and(|queued| queued < key);
+                    if group.surplus_since.is_none() && (stands || !group.has_room) {
+                        return;
+                    }
+                } else if let Some(line) = group.line_mut(pool) {
+                    line.pending.remove(key);
                 }
             }
-            Counts::Anonymous => add(&mut self.groups[gx as usize].anonymous, sign),
+            Counts::Anonymous => add(&mut group.anonymous, sign),
             Counts::On(runner) => self.count_named(id, runner, sign),
-            Counts::Not => {}
+            Counts::Not => return,
         }
         self.refresh(gx);
     }
@@ -338,7 +438,8 @@ impl Snapshot {
         }
         if worker.is_active() {
             let unnamed = unnamed_count(worker);
-            if let Some(gx) = self.group_ix.get(&worker_key(&worker.row)).copied() {
+            let worker = self.workers.get(&name).map(|worker| &worker.row);
+            if let Some(gx) = worker.and_then(|row| self.group_of_row(row)) {
                 let group = &mut self.groups[gx as usize];
                 add(&mut group.busy, if named { 1 } else { -1 });
                 if let Some(count) = unnamed {
@@ -371,25 +472,32 @@ impl Snapshot {
         } else if let Some(count) = unnamed_count(worker) {
             add(count(group), sign);
         }
-        let owner = self.owners.entry(worker.row.owner).or_default();
+        let scope = group.scope;
+        let ox = self.owner(worker.row.owner);
+        let owner = &mut self.owners[ox];
         let had_room = owner.has_room();
         add(&mut owner.active, sign);
         let has_room = owner.has_room();
         if !placed {
-            self.pools.entry(worker.row.pool.clone()).or_default().unplaced += i64::from(sign);
+            let px = self.pool(&worker.row.pool);
+            self.pools[px as usize].unplaced += i64::from(sign);
         }
-        add(&mut self.scope_of(worker.row.scope()).active, sign);
+        add(&mut self.scopes[scope].active, sign);
         if had_room != has_room {
-            self.refresh_owner(worker.row.owner);
+            self.refresh_owner(ox);
         }
         self.refresh(gx);
     }
 
-    pub(crate) fn refresh_owner(&mut self, owner: OwnerId) {
-        let Some(state) = self.owners.get(&owner) else { return };
-        for gx in state.groups.clone() {
+    /// Tells an owner's groups whether there is room under its cap.
+    fn refresh_owner(&mut self, ox: Row) {
+        let has_room = self.owners[ox].has_room();
+        let groups = mem::take(&mut self.owners[ox].groups);
+        for &gx in &groups {
+            self.groups[gx as usize].has_room = has_room;
             self.refresh(gx);
         }
+        self.owners[ox].groups = groups;
     }
 
     /// Brings one group's place in its pools' queues, and its surplus clock, up to date.
@@ -402,14 +510,16 @@ impl Snapshot {
         } else if group.surplus_since.is_none() {
             group.surplus_since = Some(now);
         }
-        let room = self.owners.get(&group.owner).is_some_and(OwnerState::has_room);
-        let ready = want > 0 && room && group.held.until <= now && group.throttled.is_none_or(|until| until <= now);
-        for (pool, line) in &mut group.lines {
+        let ready =
+            want > 0 && group.has_room && group.held.until <= now && group.throttled.is_none_or(|until| until <= now);
+        let mut empty = false;
+        for line in &mut group.lines {
             let key = if ready { line.next() } else { None };
+            empty |= line.pending.is_empty();
             if line.queued == key {
                 continue;
             }
-            let queue = &mut self.pools.entry(pool.clone()).or_default().queue;
+            let queue = &mut self.pools[line.pool as usize].queue;
             if let Some((at, id)) = line.queued.take() {
                 queue.remove(&(at, id, gx));
             }
@@ -418,16 +528,16 @@ impl Snapshot {
             }
             line.queued = key;
         }
-        group.lines.retain(|_, line| !line.pending.is_empty());
+        if empty {
+            group.lines.retain(|line| !line.pending.is_empty());
+        }
     }
 
     /// Gives owners heard of since the last decision their caps; until then they have no room.
     pub(crate) fn adopt_caps(&mut self, policy: &Policy) {
-        while let Some(id) = self.new_owners.pop_first() {
-            if let Some(owner) = self.owners.get_mut(&id) {
-                owner.cap = policy.cap(id);
-            }
-            self.refresh_owner(id);
+        for ox in mem::take(&mut self.new_owners) {
+            self.owners[ox].cap = policy.cap(self.owners.id_of(ox));
+            self.refresh_owner(ox);
         }
     }
 }
@@ -441,10 +551,6 @@ fn unnamed_count(worker: &WorkerEntry) -> Option<fn(&mut Group) -> &mut u32> {
     }
 }
 
-pub(crate) fn worker_key(worker: &crate::facts::Worker) -> GroupKey {
-    GroupKey { entity: worker.entity, labels: worker.labels.clone() }
-}
-
 fn job_scope(job: &Job) -> RunnerScope {
     RunnerScope {
         entity: job.entity,
@@ -452,25 +558,6 @@ fn job_scope(job: &Job) -> RunnerScope {
         entity_type: job.entity_type,
         installation: job.installation,
         repo: (job.entity_type == EntityType::User).then(|| job.repo.clone()),
-    }
-}
-
-fn empty_group(key: GroupKey, owner: OwnerId, entity_name: Arc<str>, entity_type: EntityType) -> Group {
-    Group {
-        key,
-        owner,
-        entity_name,
-        entity_type,
-        places: BTreeSet::new(),
-        lines: BTreeMap::new(),
-        anonymous: 0,
-        active: 0,
-        busy: 0,
-        phantom: 0,
-        starting: 0,
-        surplus_since: None,
-        held: Backoff::default(),
-        throttled: None,
     }
 }
 

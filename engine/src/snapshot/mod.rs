@@ -3,13 +3,17 @@
 //! A snapshot also holds what the engine has set in motion: which actions are under way, and for whom. `decide` notes
 //! its own actions here, so that deciding twice chooses nothing twice; every action's outcome comes back as a change.
 //!
-//! Cost: a change costs a few look-ups; nothing here ever walks all jobs.
+//! Cost: a change costs a few look-ups; nothing here ever walks all jobs. Jobs, scopes, installations and owners stand in
+//! [`Table`](table::Table)s and name each other by row, so that a change to a job finds its group, its line and its
+//! installation without a search.
 
 mod apply;
 mod audit;
+mod due;
 mod fifo;
 mod index;
 mod outcome;
+mod polls;
 mod query;
 mod table;
 
@@ -17,46 +21,46 @@ use alloc::{
     boxed::Box,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    vec::Vec,
 };
 
 pub(crate) use apply::found;
+pub(crate) use due::{Due, Key};
 pub use index::{Group, GroupKey, OwnerState, PoolState};
 pub(crate) use outcome::MAX_FAILED;
+pub(crate) use polls::Polls;
+pub(crate) use table::Row;
 
 use crate::{
     decision::{JobFailure, WorkerFailure, Write},
-    facts::{App, Assignment, Delivery, JobView, Node, Pod, RunnerScope, Status, Worker},
+    facts::{App, Assignment, Delivery, Job, JobView, Node, Pod, RunnerScope, Status, Worker},
     governor::{Allowance, Backoff},
     ids::{EntityId, Image, InstallationId, JobId, NodeName, OwnerId, PodUid, Pool, Realm, RunnerId, Time, WorkerName},
+    labels::LabelSet,
     policy::{Governor, Policy, Timeouts},
 };
+use table::Table;
 
 /// A group's place in the table of groups.
 pub(crate) type Gx = u32;
 
-/// What may fall due.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Key {
-    /// A job that a poll, or its installation's end, said something about.
-    Job(JobId),
-    /// An installation with polls waiting.
-    Polls(InstallationId),
-    /// An entity's listing of runners, and what the last one showed.
-    Scope(EntityId),
-    /// Whatever goes by this name: a worker, a pod, or both.
-    Name(WorkerName),
-    /// The full listing of pods.
-    PodList,
-    /// An App's delivery log.
-    Deliveries(App),
-    /// A group held back after a refused reservation, or for want of budget.
-    Group(Gx),
-}
+/// A pool's place in the table of pools.
+pub(crate) type Px = u32;
 
-/// One job that is pending or running.
+/// One job that is pending or running. A million of them are kept, each in a line of the processor's cache.
 #[derive(Clone, Debug)]
 pub(crate) struct JobEntry {
+    pub created_at: Time,
+    pub poll_due: Time,
+    /// The last poll's time; [`NEVER_POLLED`] before the first.
+    polled: Time,
+    /// What most jobs, which wait for a runner and nothing else, have nothing of.
+    rest: Option<Box<JobRest>>,
     pub group: Gx,
+    /// Where it is from and where it is to run: a row of the snapshot's places.
+    pub place: u32,
+    /// Its installation's row.
+    pub installation: Row,
     pub status: Status,
     pub requeued: bool,
     /// An ending write is under way: no demand any more.
@@ -64,14 +68,6 @@ pub(crate) struct JobEntry {
     pub doubtful: bool,
     /// A poll or a write is under way.
     pub in_flight: bool,
-    pub created_at: Time,
-    pub installation: InstallationId,
-    pub place: Arc<JobPlace>,
-    pub poll_due: Time,
-    /// The last poll's time; [`NEVER_POLLED`] before the first.
-    polled: Time,
-    /// What most jobs, which wait for a runner and nothing else, have nothing of.
-    rest: Option<Box<JobRest>>,
 }
 
 /// Before any time that is told.
@@ -81,8 +77,9 @@ const NEVER_POLLED: Time = Time(i64::MIN);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct JobPlace {
     pub repo: Arc<str>,
-    /// The boards and the operating system that its label rule names.
-    pub pool: Pool,
+    /// The boards that its label rule names.
+    pub pool: Px,
+    /// The operating system that its label rule names.
     pub image: Image,
 }
 
@@ -96,6 +93,11 @@ pub(crate) struct JobRest {
 }
 
 impl JobEntry {
+    /// Under which key it waits to be asked about; `None` while something about it is under way.
+    pub fn poll_key(&self) -> Option<(Row, bool, Time)> {
+        (!self.in_flight && !self.ending).then_some((self.installation, self.doubtful, self.poll_due))
+    }
+
     pub fn assignment(&self) -> Option<&Assignment> {
         self.rest.as_ref()?.assignment.as_ref()
     }
@@ -110,6 +112,17 @@ impl JobEntry {
 
     pub fn polled_at(&self) -> Option<Time> {
         Some(self.polled).filter(|&at| at != NEVER_POLLED)
+    }
+
+    /// Takes over what a row says in the rarer part.
+    fn set_told(&mut self, job: &Job) {
+        if self.rest.is_none() && job.assignment.is_none() && job.requeued_at.is_none() {
+            return;
+        }
+        self.edit_rest(|rest| {
+            rest.assignment = job.assignment.clone();
+            rest.requeued_at = job.requeued_at;
+        });
     }
 
     /// Changes the rarer part, which takes no memory while there is nothing in it.
@@ -213,6 +226,8 @@ pub(crate) struct RunnerEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct ScopeEntry {
     pub scope: RunnerScope,
+    /// Its installation's row.
+    pub home: Row,
     /// Ours, by name.
     pub runners: BTreeMap<WorkerName, RunnerEntry>,
     /// When the last complete listing was asked for.
@@ -229,6 +244,12 @@ pub(crate) struct ScopeEntry {
     pub workers: BTreeSet<WorkerName>,
     /// Its installation was gone at the last attempt, and at every one since then.
     pub gone: Option<Time>,
+    /// Its groups by their labels.
+    pub groups: BTreeMap<LabelSet, Gx>,
+    /// The group that was asked for last: the next job is most often of the same.
+    pub last_group: Option<Gx>,
+    /// When the rules are to look at it; [`Time::NEVER`]: they are not.
+    due_at: Time,
 }
 
 impl ScopeEntry {
@@ -243,14 +264,16 @@ impl ScopeEntry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InstallationEntry {
     pub allowance: Allowance,
-    /// Active jobs by when they should be polled: doubtful ones first.
-    pub polls: BTreeSet<(bool, Time, JobId)>,
+    /// Active jobs by when they should be polled.
+    pub polls: Polls,
     /// Calls in a row that found the installation gone.
     pub gone: Option<Gone>,
     /// Unreachable since.
     pub failing_since: Option<Time>,
     /// Groups that wait for its limits.
     pub throttled: BTreeSet<Gx>,
+    /// When the rules are to look at its polls; `None`: they are not.
+    due_at: Option<Time>,
 }
 
 /// Calls in a row that found an installation gone or suspended.
@@ -315,25 +338,28 @@ pub struct Snapshot {
     next_action: u64,
     pub(crate) now: Time,
     pub(crate) flights: BTreeMap<u64, Flight>,
-    pub(crate) jobs: table::Table<JobEntry>,
+    pub(crate) jobs: Table<JobId, JobEntry>,
+    /// Where jobs are from and where they are to run.
+    pub(crate) places: Vec<JobPlace>,
     pub(crate) workers: BTreeMap<WorkerName, WorkerEntry>,
     /// How many of them are pending or running.
     pub(crate) active_workers: u32,
     pub(crate) pods: BTreeMap<WorkerName, PodEntry>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
-    pub(crate) scopes: BTreeMap<EntityId, ScopeEntry>,
-    pub(crate) installations: BTreeMap<InstallationId, InstallationEntry>,
+    pub(crate) scopes: Table<EntityId, ScopeEntry>,
+    pub(crate) installations: Table<InstallationId, InstallationEntry>,
     pub(crate) apps: BTreeMap<App, AppEntry>,
-    pub(crate) groups: alloc::vec::Vec<Group>,
-    pub(crate) group_ix: BTreeMap<GroupKey, Gx>,
-    pub(crate) owners: BTreeMap<OwnerId, OwnerState>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) owners: Table<OwnerId, OwnerState>,
     /// Owners whose cap has not been read from the policy yet.
-    pub(crate) new_owners: BTreeSet<OwnerId>,
-    pub(crate) pools: BTreeMap<Pool, PoolState>,
+    pub(crate) new_owners: Vec<Row>,
+    pub(crate) pools: Vec<PoolState>,
+    pub(crate) pool_ix: BTreeMap<Pool, Px>,
     /// Running jobs by the runner they name.
     pub(crate) runner_jobs: BTreeMap<Arc<str>, BTreeSet<JobId>>,
     due: BTreeSet<(Time, Key)>,
-    due_at: BTreeMap<Key, Time>,
+    /// When each key is due that has no row to say so.
+    due_by_key: BTreeMap<Key, Time>,
     /// The store has been read once in full, and when the last reading began.
     pub(crate) synced_at: Option<Time>,
     /// When the last full pod listing was asked for.
@@ -355,22 +381,23 @@ impl Snapshot {
             next_action: 0,
             now: Time::ZERO,
             flights: BTreeMap::new(),
-            jobs: table::Table::default(),
+            jobs: Table::default(),
+            places: Vec::new(),
             workers: BTreeMap::new(),
             active_workers: 0,
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            scopes: BTreeMap::new(),
-            installations: BTreeMap::new(),
+            scopes: Table::default(),
+            installations: Table::default(),
             apps: BTreeMap::new(),
-            groups: alloc::vec::Vec::new(),
-            group_ix: BTreeMap::new(),
-            owners: BTreeMap::new(),
-            new_owners: BTreeSet::new(),
-            pools: BTreeMap::new(),
+            groups: Vec::new(),
+            owners: Table::default(),
+            new_owners: Vec::new(),
+            pools: Vec::new(),
+            pool_ix: BTreeMap::new(),
             runner_jobs: BTreeMap::new(),
             due: BTreeSet::new(),
-            due_at: BTreeMap::new(),
+            due_by_key: BTreeMap::new(),
             synced_at: None,
             pods_at: None,
             pods_in_flight: false,
@@ -383,48 +410,6 @@ impl Snapshot {
         }
         snapshot.touch(Key::PodList);
         snapshot
-    }
-
-    /// Has the rules look at `key` in the next decision.
-    pub(crate) fn touch(&mut self, key: Key) {
-        self.wake(key, Time::ZERO);
-    }
-
-    /// Has the rules look at `key` at `at`, or earlier if it is due earlier already.
-    pub(crate) fn wake(&mut self, key: Key, at: Time) {
-        if at == Time::NEVER {
-            return;
-        }
-        match self.due_at.get_mut(&key) {
-            Some(known) if *known <= at => {}
-            Some(known) => {
-                self.due.remove(&(*known, key.clone()));
-                *known = at;
-                self.due.insert((at, key));
-            }
-            None => {
-                self.due_at.insert(key.clone(), at);
-                self.due.insert((at, key));
-            }
-        }
-    }
-
-    /// Takes everything that is due at `now`, in key order.
-    pub(crate) fn take_due(&mut self, now: Time) -> BTreeSet<Key> {
-        let mut taken = BTreeSet::new();
-        while let Some((at, _)) = self.due.first()
-            && *at <= now
-        {
-            let Some((_, key)) = self.due.pop_first() else { break };
-            self.due_at.remove(&key);
-            taken.insert(key);
-        }
-        taken
-    }
-
-    /// When the next thing falls due.
-    pub fn next_due(&self) -> Option<Time> {
-        self.due.first().map(|(at, _)| *at)
     }
 
     /// A number nobody has drawn before in this snapshot's life (SplitMix64).

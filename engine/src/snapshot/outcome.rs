@@ -148,8 +148,7 @@ impl Snapshot {
         };
         let ended = matches!(write, Write::JobCompleted { .. } | Write::JobFailed { .. });
         if ended && written == Written::Done {
-            self.edit_job(id, |job| job.ending = true);
-            self.drop_job(id);
+            self.remove_job(id);
             return;
         }
         self.edit_job(id, |job| {
@@ -179,18 +178,6 @@ impl Snapshot {
             let restarted = job.assignment().is_some_and(|a| job.requeued_at().is_some_and(|at| a.started_at > at));
             job.requeued = job.status == Status::Running && job.requeued_at().is_some() && !restarted;
         });
-    }
-
-    fn drop_job(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        let installation = job.installation;
-        let key = (!job.doubtful, job.poll_due, id);
-        if let Some(entry) = self.installations.get_mut(&installation) {
-            entry.polls.remove(&key);
-        }
-        if let Some(job) = self.jobs.remove(&id) {
-            self.count_job(id, &job, -1);
-        }
     }
 
     /// Notes what an answer says about its installation.

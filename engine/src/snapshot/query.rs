@@ -1,6 +1,6 @@
 //! Questions the rules ask of a snapshot.
 
-use super::{InstallationEntry, PodEntry, Snapshot, WorkerEntry, index::worker_key};
+use super::{InstallationEntry, JobEntry, JobPlace, PodEntry, Snapshot, WorkerEntry};
 use crate::{
     ids::{InstallationId, JobId, Pool, Time, WorkerName},
     snapshot::{Gx, PoolState},
@@ -16,11 +16,12 @@ impl Snapshot {
     }
 
     pub(crate) fn group_of_row(&self, row: &crate::facts::Worker) -> Option<Gx> {
-        self.group_ix.get(&worker_key(row)).copied()
+        self.scopes.get(&row.entity)?.groups.get(&row.labels).copied()
     }
 
     pub(crate) fn installation(&mut self, id: InstallationId) -> &mut InstallationEntry {
-        self.installations.entry(id).or_default()
+        let row = self.installations.row_or_insert_with(id, InstallationEntry::default);
+        &mut self.installations[row]
     }
 
     /// Whether the pod listing is younger than `moment`: only then does a missing pod not exist (S16).
@@ -33,9 +34,24 @@ impl Snapshot {
         self.synced_at.is_some_and(|at| at > moment)
     }
 
+    /// A pool, when anything is known of it.
+    pub(crate) fn pool_state(&self, pool: &Pool) -> Option<&PoolState> {
+        self.pool_ix.get(pool).map(|&px| &self.pools[px as usize])
+    }
+
+    /// Where a job is from and where it is to run.
+    pub(crate) fn place(&self, job: &JobEntry) -> &JobPlace {
+        &self.places[job.place as usize]
+    }
+
+    /// The pool that a job is to run on.
+    pub(crate) fn pool_of(&self, job: &JobEntry) -> &Pool {
+        &self.pools[self.place(job).pool as usize].name
+    }
+
     /// A pool's capacity: (offered, taken).
     pub fn capacity(&self, pool: &Pool) -> (i64, i64) {
-        self.pools.get(pool).map_or((0, 0), |state: &PoolState| (state.slots, state.pods + state.unplaced))
+        self.pool_state(pool).map_or((0, 0), |state| (state.slots, state.pods + state.unplaced))
     }
 
     /// Pending and running jobs.

@@ -1,11 +1,33 @@
-//! Jobs by their ids: rows in one array, and an index into it by a fixed hash.
+//! Rows by GitHub's ids: rows in one array, and an index into it by a fixed hash.
 //!
-//! Nothing decides by the order of its rows, which is that of their coming and going. The hash has no seed, so the same
-//! history gives the same table everywhere; ids are GitHub's own numbers, which nobody can choose.
+//! A row keeps its place for as long as it is there, so other rows can name it by its number. Nothing decides by the
+//! order of the rows, which is that of their coming and going. The hash has no seed, so the same history gives the same
+//! table everywhere; the ids are GitHub's own numbers, which nobody can choose.
 
 use alloc::{vec, vec::Vec};
+use core::ops::{Index, IndexMut};
 
-use crate::ids::JobId;
+use crate::ids::{EntityId, InstallationId, JobId, OwnerId};
+
+/// What a table can find its rows by.
+pub(crate) trait Id: Copy + Eq {
+    fn number(self) -> i64;
+}
+
+macro_rules! id {
+    ($($name:ident),*) => {
+        $(impl Id for $name {
+            fn number(self) -> i64 {
+                self.0
+            }
+        })*
+    };
+}
+
+id!(JobId, EntityId, InstallationId, OwnerId);
+
+/// A row's number.
+pub(crate) type Row = u32;
 
 /// Where a row is: part of its hash, so that most other rows need not be looked at, and its number from 1; 0 is none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,53 +36,78 @@ struct Slot {
     row: u32,
 }
 
-/// A map from job ids.
+/// Rows in one piece of memory. Pieces never move: a table that grows copies only its index.
+const PIECE: usize = 4096;
+
+/// A map from ids, whose rows have numbers.
 #[derive(Clone, Debug)]
-pub(crate) struct Table<V> {
+pub(crate) struct Table<K, V> {
     /// A power of two of them, or none; at most half are taken.
     slots: Vec<Slot>,
-    rows: Vec<Option<(JobId, V)>>,
-    free: Vec<u32>,
+    pieces: Vec<Vec<Option<(K, V)>>>,
+    free: Vec<Row>,
+    /// Rows, free ones too.
+    rows: Row,
 }
 
-impl<V> Default for Table<V> {
+impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self { slots: Vec::new(), rows: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), pieces: Vec::new(), free: Vec::new(), rows: 0 }
     }
 }
 
 /// Fibonacci hashing, its halves mixed: the upper bits choose the slot, the lower are the tag.
-fn hash(id: JobId) -> u64 {
-    let product = (id.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+fn hash(id: impl Id) -> u64 {
+    let product = (id.number() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     product ^ (product >> 32)
 }
 
-impl<V> Table<V> {
+impl<K: Id, V> Table<K, V> {
     pub fn len(&self) -> usize {
-        self.rows.len() - self.free.len()
+        self.rows as usize - self.free.len()
     }
 
     /// In no order that means anything.
-    pub fn iter(&self) -> impl Iterator<Item = (&JobId, &V)> {
-        self.rows.iter().flatten().map(|(id, value)| (id, value))
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.pieces.iter().flatten().flatten().map(|(id, value)| (id, value))
     }
 
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
     }
 
-    pub fn contains_key(&self, id: &JobId) -> bool {
+    pub fn contains_key(&self, id: &K) -> bool {
         self.find(*id).is_some()
     }
 
-    pub fn get(&self, id: &JobId) -> Option<&V> {
-        let row = self.slots[self.find(*id)?].row;
-        self.rows[row as usize - 1].as_ref().map(|(_, value)| value)
+    pub fn get(&self, id: &K) -> Option<&V> {
+        Some(&self[self.row_of(id)?])
     }
 
-    pub fn get_mut(&mut self, id: &JobId) -> Option<&mut V> {
-        let row = self.slots[self.find(*id)?].row;
-        self.rows[row as usize - 1].as_mut().map(|(_, value)| value)
+    pub fn get_mut(&mut self, id: &K) -> Option<&mut V> {
+        let row = self.row_of(id)?;
+        Some(&mut self[row])
+    }
+
+    /// The number of an id's row: it stays the same until the row is removed.
+    pub fn row_of(&self, id: &K) -> Option<Row> {
+        self.find(*id).map(|slot| self.slots[slot].row - 1)
+    }
+
+    /// The id of a row that is there.
+    pub fn id_of(&self, row: Row) -> K {
+        match self.entry(row) {
+            Some((id, _)) => *id,
+            None => unreachable!("a row is named for no longer than it is there"),
+        }
+    }
+
+    fn entry(&self, row: Row) -> Option<&(K, V)> {
+        self.pieces[row as usize / PIECE][row as usize % PIECE].as_ref()
+    }
+
+    fn place(&mut self, row: Row) -> &mut Option<(K, V)> {
+        &mut self.pieces[row as usize / PIECE][row as usize % PIECE]
     }
 
     /// Where the search for an id begins.
@@ -72,7 +119,7 @@ impl<V> Table<V> {
         (slot + 1) & (self.slots.len() - 1)
     }
 
-    fn find(&self, id: JobId) -> Option<usize> {
+    fn find(&self, id: K) -> Option<usize> {
         if self.slots.is_empty() {
             return None;
         }
@@ -83,32 +130,52 @@ impl<V> Table<V> {
             if slot.row == 0 {
                 return None;
             }
-            if slot.tag == hash as u32 && self.rows[slot.row as usize - 1].as_ref().is_some_and(|row| row.0 == id) {
+            if slot.tag == hash as u32 && self.entry(slot.row - 1).is_some_and(|entry| entry.0 == id) {
                 return Some(at);
             }
             at = self.next(at);
         }
     }
 
-    pub fn insert(&mut self, id: JobId, value: V) {
-        if let Some(known) = self.get_mut(&id) {
-            *known = value;
-            return;
+    /// The row of an id, made when it is new.
+    pub fn row_or_insert_with(&mut self, id: K, make: impl FnOnce() -> V) -> Row {
+        match self.row_of(&id) {
+            Some(row) => row,
+            None => self.insert_new(id, make()),
         }
+    }
+
+    /// The row of an id that is not there yet.
+    pub fn insert_new(&mut self, id: K, value: V) -> Row {
         if (self.len() + 1) * 2 > self.slots.len() {
             self.grow();
         }
+        let hash = hash(id);
         let row = match self.free.pop() {
             Some(row) => {
-                self.rows[row as usize] = Some((id, value));
+                *self.place(row) = Some((id, value));
                 row
             }
-            None => {
-                self.rows.push(Some((id, value)));
-                self.rows.len() as u32 - 1
-            }
+            None => self.push((id, value)),
         };
-        self.enter(hash(id), row + 1);
+        self.enter(hash, row + 1);
+        row
+    }
+
+    fn push(&mut self, entry: (K, V)) -> Row {
+        let row = self.rows;
+        self.rows += 1;
+        match self.pieces.last_mut() {
+            Some(piece) if piece.len() < PIECE => piece.push(Some(entry)),
+            // The first piece grows by and by, for most tables are small; any other is wanted whole.
+            Some(_) => {
+                let mut piece = Vec::with_capacity(PIECE);
+                piece.push(Some(entry));
+                self.pieces.push(piece);
+            }
+            None => self.pieces.push(vec![Some(entry)]),
+        }
+        row
     }
 
     fn enter(&mut self, hash: u64, row: u32) {
@@ -121,22 +188,22 @@ impl<V> Table<V> {
 
     fn grow(&mut self) {
         self.slots = vec![Slot::default(); (self.slots.len() * 2).max(16)];
-        for i in 0..self.rows.len() {
-            if let Some((id, _)) = &self.rows[i] {
-                self.enter(hash(*id), i as u32 + 1);
+        for row in 0..self.rows {
+            if let Some((id, _)) = self.entry(row) {
+                self.enter(hash(*id), row + 1);
             }
         }
     }
 
-    pub fn remove(&mut self, id: &JobId) -> Option<V> {
+    pub fn remove(&mut self, id: &K) -> Option<V> {
         let mut hole = self.find(*id)?;
         let row = self.slots[hole].row - 1;
-        let removed = self.rows[row as usize].take();
+        let removed = self.place(row).take();
         self.free.push(row);
         // Whatever comes behind the hole and began its search at or before it moves up, so that searches need no marks.
         let mut at = self.next(hole);
         while self.slots[at].row != 0 {
-            let known = self.rows[self.slots[at].row as usize - 1].as_ref();
+            let known = self.entry(self.slots[at].row - 1);
             let home = known.map_or(at, |(id, _)| self.home(hash(*id)));
             let mask = self.slots.len() - 1;
             if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
@@ -150,32 +217,55 @@ impl<V> Table<V> {
     }
 }
 
+impl<K: Id, V> Index<Row> for Table<K, V> {
+    type Output = V;
+
+    /// A row that is there.
+    fn index(&self, row: Row) -> &V {
+        match self.entry(row) {
+            Some((_, value)) => value,
+            None => unreachable!("a row is named for no longer than it is there"),
+        }
+    }
+}
+
+impl<K: Id, V> IndexMut<Row> for Table<K, V> {
+    fn index_mut(&mut self, row: Row) -> &mut V {
+        match self.place(row) {
+            Some((_, value)) => value,
+            None => unreachable!("a row is named for no longer than it is there"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::collections::BTreeMap;
 
     use super::*;
 
-    /// Against the standard library's map, growing and shrinking, with ids close together and far apart.
+    /// Against the standard library's map, growing and shrinking, with ids close together and far apart, in one piece and in several.
     #[test]
     fn it_is_a_map() {
-        for (seed, spread) in [(1_u64, 1_i64), (2, 7_919), (3, 1 << 32), (4, 1 << 40)] {
+        for (seed, spread, ids) in [(1_u64, 1_i64, 700), (2, 7_919, 700), (3, 1 << 32, 700), (4, 1 << 40, 20_000)] {
             let (mut table, mut map) = (Table::default(), BTreeMap::new());
             let mut state = seed;
             let mut roll = |sides: u64| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 (state >> 33) % sides
             };
-            for step in 0..30_000_u64 {
-                let id = JobId(roll(700) as i64 * spread);
-                let removing = roll(10) < if step / 5_000 % 2 == 0 { 3 } else { 7 };
+            for step in 0..60_000_u64 {
+                let id = JobId(roll(ids) as i64 * spread);
+                let removing = roll(10) < if step / 15_000 % 2 == 0 { 3 } else { 7 };
                 if removing {
                     assert_eq!(table.remove(&id), map.remove(&id));
                 } else {
-                    table.insert(id, step);
+                    let row = table.row_or_insert_with(id, || step);
+                    table[row] = step;
                     map.insert(id, step);
+                    assert_eq!((table.row_of(&id), table.id_of(row)), (Some(row), id));
                 }
-                let other = JobId(roll(700) as i64 * spread);
+                let other = JobId(roll(ids) as i64 * spread);
                 assert_eq!(table.get(&other), map.get(&other));
                 assert_eq!(table.len(), map.len());
             }
