@@ -2,6 +2,7 @@
 
 use alloc::{collections::BTreeSet, vec::Vec};
 
+use super::fifo::Fifo;
 use super::{Gx, JobEntry, Key, PodEntry, Row, Snapshot, Stage, WorkerEntry};
 use crate::{
     facts::{Change, Job, Node, Pod, PodListing, PodPhase, Status, Worker},
@@ -69,12 +70,15 @@ impl Snapshot {
                 None => self.scopes.get(&job.entity).and_then(|scope| scope.last_group),
             };
         }
-        let mut seen = 0;
-        for &gx in groups.iter().flatten() {
+        let mut lists = [None; LOOK_AHEAD];
+        for (lists, &gx) in lists.iter_mut().zip(groups.iter().flatten()) {
             let group = &self.groups[gx as usize];
-            seen ^= group.waiting() ^ self.installations[self.scopes[group.scope].home].polls.len();
+            *lists = Some((group.lines.first(), self.installations[self.scopes[group.scope].home].polls.calm()));
         }
-        core::hint::black_box(seen);
+        let ends = |list: &Fifo| (list.first(), list.last());
+        for (line, polls) in lists.iter().flatten() {
+            core::hint::black_box((line.map(|line| ends(&line.pending)), ends(polls)));
+        }
     }
 
     fn apply_job(&mut self, job: &Job) {

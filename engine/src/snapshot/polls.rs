@@ -23,8 +23,9 @@ impl Polls {
         self.of(doubtful).remove((due, id));
     }
 
-    pub fn len(&self) -> usize {
-        self.doubtful.len() + self.calm.len()
+    /// Those that nothing casts doubt on.
+    pub fn calm(&self) -> &Fifo {
+        &self.calm
     }
 
     pub fn is_empty(&self) -> bool {
