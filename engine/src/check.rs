@@ -182,7 +182,7 @@ fn check_reservation(
         let key = &s.groups[job.group as usize].key;
         key.entity == worker.entity
             && key.labels == worker.labels
-            && *s.pool_of(job) == worker.pool
+            && s.place(job).pool == worker.pool
             && s.place(job).image == worker.image
     };
     if !s.jobs.values().any(asks) {

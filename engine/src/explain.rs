@@ -138,13 +138,13 @@ fn waiting_on(s: &Snapshot, policy: &Policy, id: JobId, job: &JobEntry, now: Tim
             return WaitingOn::Cap { active: owner.active, cap };
         }
     }
-    let pool = s.place(job).pool;
-    let (offered, taken) = s.capacity(s.pool_of(job));
+    let to = s.place(job);
+    let (offered, taken) = s.capacity(&to.pool);
     if taken >= offered {
         // The group's workers on their way serve its older jobs: what is made next for it is made at an older one's turn.
         let turn = group.nth(usize::try_from(position - group.idle()).unwrap_or(0));
-        let place = place(s, pool, turn.unwrap_or((job.created_at, id)));
-        return WaitingOn::Capacity { pool: s.pool_of(job).clone(), taken, offered, place };
+        let place = place(s, to.px, turn.unwrap_or((job.created_at, id)));
+        return WaitingOn::Capacity { pool: to.pool.clone(), taken, offered, place };
     }
     if group.held.until > now {
         return WaitingOn::Store { until: group.held.until };

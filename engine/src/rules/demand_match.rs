@@ -64,7 +64,7 @@ fn visit(turn: &mut Turn<'_>, gx: Gx, key: (Time, JobId)) {
         return throttle(turn, gx, installation, ready);
     }
     let Some(job) = turn.s.jobs.get(&key.1).cloned() else { return };
-    let pool = turn.s.place(&job).pool;
+    let pool = turn.s.place(&job).px;
     if let Some(line) = turn.s.groups[gx as usize].line_mut(pool) {
         line.visited = Some(key);
     }
@@ -92,7 +92,7 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
         installation,
         repo: (group.entity_type == EntityType::User).then(|| place.repo.clone()),
         labels: group.key.labels.clone(),
-        pool: turn.s.pool_of(job).clone(),
+        pool: place.pool.clone(),
         image: place.image.clone(),
         node: None,
         status: Status::Pending,

@@ -232,7 +232,7 @@ impl Snapshot {
             return Counts::Not;
         }
         if job.status == Status::Pending || job.requeued {
-            return Counts::Pending(self.places[job.place as usize].pool, job.created_at);
+            return Counts::Pending(self.place(job).px, job.created_at);
         }
         match job.assignment() {
             Some(assignment) => Counts::On(assignment.runner.clone()),
@@ -315,13 +315,11 @@ impl Snapshot {
 
     /// What a job has in common with others of its group.
     pub(crate) fn place_of(&mut self, gx: Gx, repo: &Arc<str>, pool: &Pool, image: &Image) -> u32 {
-        let is_it = |place: &JobPlace| {
-            ids::same(&place.repo, repo) && self.pools[place.pool as usize].name == *pool && place.image == *image
-        };
+        let is_it = |place: &JobPlace| ids::same(&place.repo, repo) && place.pool == *pool && place.image == *image;
         if let Some(last) = self.groups[gx as usize].last_place.filter(|&last| is_it(&self.places[last as usize])) {
             return last;
         }
-        let place = JobPlace { repo: repo.clone(), pool: self.pool(pool), image: image.clone() };
+        let place = JobPlace { repo: repo.clone(), pool: pool.clone(), px: self.pool(pool), image: image.clone() };
         let group = &mut self.groups[gx as usize];
         let at = *group.places.entry(place.clone()).or_insert(self.places.len() as u32);
         group.last_place = Some(at);

@@ -78,7 +78,9 @@ const NEVER_POLLED: Time = Time(i64::MIN);
 pub(crate) struct JobPlace {
     pub repo: Arc<str>,
     /// The boards that its label rule names.
-    pub pool: Px,
+    pub pool: Pool,
+    /// That pool's place in the table of pools.
+    pub px: Px,
     /// The operating system that its label rule names.
     pub image: Image,
 }

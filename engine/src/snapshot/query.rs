@@ -44,11 +44,6 @@ impl Snapshot {
         &self.places[job.place as usize]
     }
 
-    /// The pool that a job is to run on.
-    pub(crate) fn pool_of(&self, job: &JobEntry) -> &Pool {
-        &self.pools[self.place(job).pool as usize].name
-    }
-
     /// A pool's capacity: (offered, taken).
     pub fn capacity(&self, pool: &Pool) -> (i64, i64) {
         self.pool_state(pool).map_or((0, 0), |state| (state.slots, state.pods + state.unplaced))
