@@ -10,7 +10,6 @@ use std::{
 };
 
 use engine::facts::{Job, StoreError};
-use futures::{StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -21,9 +20,6 @@ use crate::ports::Store;
 
 /// Rows in one commit: enough that a storm needs few commits, few enough that one stays short.
 const ROWS_A_COMMIT: usize = 512;
-
-/// Commits under way at once. More would only make each smaller.
-const AT_ONCE: usize = 2;
 /// A commit that takes longer is given up. Its askers were answered by then; those behind it must not wait for a host that
 /// is gone without a word, of which nothing is heard for a quarter of an hour.
 const COMMIT_LIMIT: Duration = Duration::from_secs(8);
@@ -109,27 +105,13 @@ impl Ingest {
     }
 }
 
-/// Commits in turn, [`AT_ONCE`] of them under way at most: while one waits for the disk the next one's rows are sent.
-/// Each holds whatever arrived while all were busy.
+/// One commit after the other, each with whatever arrived while the last one ran. Two at once would each hold half of
+/// that, and cost the store more than they gain (PERFORMANCE.md).
 async fn commit(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Waiting>, counts: Arc<Counts>) {
-    let mut under_way = FuturesUnordered::new();
     let mut batch = Vec::new();
-    loop {
-        if under_way.len() >= AT_ONCE {
-            under_way.next().await;
-        }
-        tokio::select! {
-            biased;
-            Some(()) = under_way.next() => {}
-            count = waiting.recv_many(&mut batch, ROWS_A_COMMIT) => {
-                if count == 0 {
-                    break;
-                }
-                under_way.push(commit_all(&*store, mem::take(&mut batch), &counts));
-            }
-        }
+    while waiting.recv_many(&mut batch, ROWS_A_COMMIT).await > 0 {
+        commit_all(&*store, mem::take(&mut batch), &counts).await;
     }
-    while under_way.next().await.is_some() {}
 }
 
 /// One commit. Where one event makes the store refuse all of them, halves of it, until that one stands alone.
