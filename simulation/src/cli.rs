@@ -72,7 +72,7 @@ pub fn profile_of(seed: u64, profile: Option<Profile>) -> Profile {
         if seed.is_multiple_of(2) {
             Profile::Mixed
         } else {
-            Profile::ALL[(seed / 2 % Profile::ALL.len() as u64) as usize]
+            Profile::IN_TURN[(seed / 2 % Profile::IN_TURN.len() as u64) as usize]
         }
     })
 }
