@@ -45,6 +45,10 @@ pub struct Scheduler {
     term: u64,
     epoch: Option<Epoch>,
     lease_until: i64,
+    /// Attempts to lead; the latest counts.
+    attempt: u64,
+    /// It stands by without asking, since then.
+    waits_since: Option<i64>,
     snapshot: Option<Box<Snapshot>>,
     cursor: Option<u64>,
     writes: Vec<(u64, Write)>,
@@ -88,8 +92,8 @@ pub struct Reading {
 /// What is addressed to a process, and waits while it stands still.
 #[derive(Debug)]
 pub enum Inbox {
-    /// Try to lead.
-    Acquire,
+    /// Try to lead, if this is the attempt of this number.
+    Acquire(u64),
     /// Renew leadership.
     Renew,
     /// The lease may be over.
@@ -189,7 +193,7 @@ impl Sim {
                 self.counts.fault(Fault::ClockSkewed);
             }
             self.schedulers.push(Scheduler { alive: true, offset, ..Scheduler::default() });
-            self.to(i, i as i64 * 200, Inbox::Acquire);
+            self.try_to_lead(i, i as i64 * 200);
         }
     }
 
@@ -218,9 +222,18 @@ impl Sim {
             return self.step_down(s);
         }
         match inbox {
-            Inbox::Acquire => self.acquire(s),
+            Inbox::Acquire(attempt) => {
+                if self.schedulers[s].attempt == attempt {
+                    self.acquire(s);
+                }
+            }
             Inbox::Renew => self.renew(s),
-            Inbox::LeaseOver => {}
+            Inbox::LeaseOver => {
+                // Renewed meanwhile: it is over later.
+                if self.schedulers[s].snapshot.is_some() {
+                    self.to(s, self.schedulers[s].lease_until - self.now, Inbox::LeaseOver);
+                }
+            }
             Inbox::Read => self.read(s),
             Inbox::ReadTick(readings) => {
                 if self.schedulers[s].readings == readings {
@@ -256,12 +269,37 @@ impl Sim {
     // ---- leadership
 
     fn acquire(&mut self, s: usize) {
+        self.schedulers[s].waits_since = None;
         if self.schedulers[s].snapshot.is_some() || self.schedulers[s].stopping.is_some() {
             return;
         }
         match self.store_acquires(Span(LEASE)) {
             Ok(Some(epoch)) => self.begin_term(s, epoch),
-            Ok(None) | Err(_) => self.to(s, STAND_BY, Inbox::Acquire),
+            Ok(None) => {
+                // It asks every three seconds. While another's lease holds, and no question can go wrong, all answers
+                // are alike: the next one that may differ is asked.
+                let held_for = self.store.lease_until - self.now;
+                let wait = STAND_BY * (held_for + STAND_BY - 1).div_euclid(STAND_BY).max(1);
+                if wait > STAND_BY && self.store_is_calm_for(wait) {
+                    self.schedulers[s].waits_since = Some(self.now);
+                    return self.try_to_lead(s, wait);
+                }
+                self.try_to_lead(s, STAND_BY);
+            }
+            Err(_) => self.try_to_lead(s, STAND_BY),
+        }
+    }
+
+    fn try_to_lead(&mut self, s: usize, wait: i64) {
+        self.schedulers[s].attempt += 1;
+        let attempt = self.schedulers[s].attempt;
+        self.to(s, wait, Inbox::Acquire(attempt));
+    }
+
+    /// What a process that stands by took for granted may not be so any more: it asks when it would have asked next.
+    pub(crate) fn ask_again(&mut self, s: usize) {
+        if let Some(since) = self.schedulers[s].waits_since.take() {
+            self.try_to_lead(s, STAND_BY - (self.now - since).rem_euclid(STAND_BY));
         }
     }
 
@@ -303,7 +341,6 @@ impl Sim {
         match self.store_renews(epoch, Span(LEASE)) {
             Ok(true) => {
                 self.schedulers[s].lease_until = self.now + LEASE;
-                self.to(s, LEASE, Inbox::LeaseOver);
             }
             Ok(false) => return self.step_down(s),
             Err(_) => {}
@@ -321,7 +358,7 @@ impl Sim {
         if process.stopping.is_some() {
             return self.exit(s);
         }
-        self.to(s, STAND_BY, Inbox::Acquire);
+        self.try_to_lead(s, STAND_BY);
     }
 
     // ---- life
@@ -340,6 +377,7 @@ impl Sim {
         let process = &mut self.schedulers[s];
         process.alive = false;
         process.paused = false;
+        process.waits_since = None;
         process.held.clear();
         process.term += 1;
         process.epoch = None;
@@ -351,13 +389,14 @@ impl Sim {
     pub(crate) fn start(&mut self, s: usize) {
         if !self.schedulers[s].alive {
             self.schedulers[s].alive = true;
-            self.to(s, 500, Inbox::Acquire);
+            self.try_to_lead(s, 500);
         }
     }
 
     pub(crate) fn pause(&mut self, s: usize, lasts: i64) {
         if self.schedulers[s].alive && !self.schedulers[s].paused {
             self.counts.fault(Fault::Paused);
+            self.ask_again(s);
             self.schedulers[s].paused = true;
             self.after(lasts, Event::Resume(s));
         }
