@@ -88,6 +88,8 @@ pub struct Cluster {
     pub nodes: Vec<Vec<Node>>,
     /// Pools' names.
     pub pools: Vec<Pool>,
+    /// Nodes' names, by pool.
+    names: Vec<Vec<NodeName>>,
     uids: u64,
     /// Pods made over the whole run.
     pub made: u64,
@@ -111,15 +113,13 @@ impl Cluster {
 
 impl Sim {
     pub(crate) fn set_up_cluster(&mut self) {
-        for pool in &self.plan.world.pool {
+        for (p, pool) in self.plan.world.pool.iter().enumerate() {
             let node = |&runners: &u32| Node { runners, ready: true, cordoned: false };
             self.cluster.nodes.push(pool.nodes.iter().map(node).collect());
             self.cluster.pools.push(Pool::from(pool.name.as_str()));
+            let names = (0..pool.nodes.len()).map(|i| NodeName::from(format!("node-{p}-{i}")));
+            self.cluster.names.push(names.collect());
         }
-    }
-
-    fn node_name(node: (usize, usize)) -> NodeName {
-        NodeName::from(format!("node-{}-{}", node.0, node.1))
     }
 
     fn pod_fact(&self, name: &WorkerName, pod: &Pod) -> PodFact {
@@ -130,7 +130,7 @@ impl Sim {
             uid: pod.uid.clone(),
             pool: Some(self.cluster.pools[pod.pool].clone()),
             phase: pod.phase,
-            node: pod.node.map(Self::node_name),
+            node: pod.node.map(|(pool, i)| self.cluster.names[pool][i].clone()),
             created_at: time(pod.created),
             started_at: pod.started.map(time),
             finished_at: pod.finished.map(time),
@@ -151,7 +151,7 @@ impl Sim {
     fn node_fact(&self, at: (usize, usize)) -> NodeFact {
         let node = &self.cluster.nodes[at.0][at.1];
         NodeFact {
-            name: Self::node_name(at),
+            name: self.cluster.names[at.0][at.1].clone(),
             pool: Some(self.cluster.pools[at.0].clone()),
             runners: node.runners,
             usable: node.is_usable(),
@@ -171,11 +171,9 @@ impl Sim {
     fn show_pod(&mut self, name: &WorkerName) {
         let Some(pod) = self.cluster.pods.get(name) else { return };
         let (uid, phase) = (number(pod.uid.as_str()), pod.phase);
-        let fact = self.pod_fact(name, pod);
-        self.note("pod", uid, phase as i64, || {
-            format!("{name} {phase:?} deleting={} {:?}", fact.deleting, fact.waiting)
-        });
-        let fact = self.cluster.pods.get(name).map(|pod| self.pod_fact(name, pod));
+        let (deleting, waiting) = (pod.deleting, self.waiting(pod));
+        let fact = self.is_watched().then(|| self.pod_fact(name, pod));
+        self.note("pod", uid, phase as i64, || format!("{name} {phase:?} deleting={deleting} {waiting:?}"));
         if let Some(fact) = fact {
             self.watchers_see(&Change::PodSeen(fact));
         }

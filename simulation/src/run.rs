@@ -138,6 +138,23 @@ pub enum Event {
     Look,
 }
 
+impl Event {
+    /// Whether it may change anything that liveness is judged by: all do that are not known to change nothing but what
+    /// a scheduler knows.
+    fn touches_the_world(&self) -> bool {
+        match self {
+            Event::To { .. } | Event::Look => false,
+            Event::Reach { action, .. } => !action_only_reads(action),
+            _ => true,
+        }
+    }
+}
+
+/// Whether a call asks and does nothing. A refusal that it meets is drawn, and none is after the faults have stopped.
+fn action_only_reads(action: &Action) -> bool {
+    matches!(action, Action::PollJob { .. } | Action::ListRunners(_) | Action::ListPods | Action::ListDeliveries { .. })
+}
+
 /// What is planned, earliest first; of one time, what was planned first.
 ///
 /// The heap moves keys of sixteen bytes and no events: those lie still in `slots`.
@@ -262,6 +279,9 @@ impl Sim {
     }
 
     fn happen(&mut self, event: Event) {
+        if event.touches_the_world() {
+            self.judge.dirty = true;
+        }
         match event {
             Event::Deed(i) => self.deed(i),
             Event::Over(i) => self.over(i),

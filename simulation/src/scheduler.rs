@@ -496,6 +496,11 @@ impl Sim {
         self.turn(s);
     }
 
+    /// Whether anybody watches the cluster.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.schedulers.iter().any(|it| it.is_leading() && it.watching)
+    }
+
     /// What happens in the cluster reaches every watch, some time later and in order.
     pub(crate) fn watchers_see(&mut self, change: &Change) {
         for s in 0..self.schedulers.len() {
