@@ -90,6 +90,10 @@ pub struct Cluster {
     pub pools: Vec<Pool>,
     /// Nodes' names, by pool.
     names: Vec<Vec<NodeName>>,
+    /// Pods on each node that have not ended, by pool.
+    used: Vec<Vec<u32>>,
+    /// Pods of each pool that have not ended.
+    live: Vec<i64>,
     uids: u64,
     /// Pods made over the whole run.
     pub made: u64,
@@ -103,11 +107,15 @@ impl Cluster {
 
     /// Pods of a pool that have not ended.
     pub fn live(&self, pool: usize) -> i64 {
-        self.pods.values().filter(|pod| pod.pool == pool && !pod.phase.is_ended()).count() as i64
+        self.live[pool]
     }
 
-    fn used(&self, node: (usize, usize)) -> u32 {
-        self.pods.values().filter(|pod| pod.node == Some(node) && !pod.phase.is_ended()).count() as u32
+    /// A pod ends, or goes without having ended.
+    fn give_back(&mut self, pool: usize, node: Option<(usize, usize)>) {
+        self.live[pool] -= 1;
+        if let Some((pool, i)) = node {
+            self.used[pool][i] -= 1;
+        }
     }
 }
 
@@ -119,6 +127,8 @@ impl Sim {
             self.cluster.pools.push(Pool::from(pool.name.as_str()));
             let names = (0..pool.nodes.len()).map(|i| NodeName::from(format!("node-{p}-{i}")));
             self.cluster.names.push(names.collect());
+            self.cluster.used.push(vec![0; pool.nodes.len()]);
+            self.cluster.live.push(0);
         }
     }
 
@@ -228,6 +238,7 @@ impl Sim {
         self.judge_pod_created(worker, pool);
         let fact = self.pod_fact(name, &pod);
         self.cluster.pods.insert(name.clone(), pod);
+        self.cluster.live[pool] += 1;
         self.show_pod(name);
         self.place(name.clone());
         if self.strikes(Fault::ClusterAfter) {
@@ -292,11 +303,12 @@ impl Sim {
         let pool = pod.pool;
         let fits = |i: &usize| {
             let node = &self.cluster.nodes[pool][*i];
-            node.is_usable() && self.cluster.used((pool, *i)) < node.runners
+            node.is_usable() && self.cluster.used[pool][*i] < node.runners
         };
         let Some(node) = (0..self.cluster.nodes[pool].len()).find(fits) else { return };
         if let Some(pod) = self.cluster.pods.get_mut(&name) {
             pod.node = Some((pool, node));
+            self.cluster.used[pool][node] += 1;
         }
         self.show_pod(&name);
         let wait = self.plan.world.pull + self.rng.between(0, 3 * SECOND);
@@ -380,7 +392,8 @@ impl Sim {
         pod.phase = phase;
         pod.finished = Some(now);
         pod.since = now;
-        let (connected, created) = (pod.connected, pod.created);
+        let (connected, created, pool, node) = (pod.connected, pod.created, pod.pool, pod.node);
+        self.cluster.give_back(pool, node);
         self.meter_pod(name, now - created);
         if let Some(runner) = connected {
             self.disconnect(runner);
@@ -400,6 +413,7 @@ impl Sim {
             return;
         }
         if let Some(pod) = self.cluster.pods.remove(name).filter(|pod| !pod.phase.is_ended()) {
+            self.cluster.give_back(pod.pool, pod.node);
             self.meter_pod(name, self.now - pod.created);
         }
         self.note("pod-gone", number(uid.as_str()), 0, || format!("{name}"));

@@ -54,7 +54,10 @@ pub struct Scheduler {
     writes: Vec<(u64, Write)>,
     writing: bool,
     vault: BTreeMap<WorkerName, i64>,
+    /// When it decides next by itself.
     wake: i64,
+    /// When the earliest event for that is planned.
+    alarm: i64,
     reading: bool,
     readings: u64,
     read_again: bool,
@@ -108,7 +111,7 @@ pub enum Inbox {
     Seen(u64, Box<Change>),
     /// The watch begins anew.
     Relist(u64),
-    /// The time that the last decision named.
+    /// The time that a decision named, unless a later one named another.
     Wake(i64),
     /// A call ended.
     Answer(u64, Box<Action>, Box<Outcome>),
@@ -248,9 +251,13 @@ impl Sim {
             }
             Inbox::Relist(watch) => self.relist(s, watch),
             Inbox::Wake(at) => {
-                if self.schedulers[s].wake == at {
-                    self.schedulers[s].wake = i64::MAX;
-                    self.turn(s);
+                if self.schedulers[s].alarm == at {
+                    self.schedulers[s].alarm = i64::MAX;
+                    if self.schedulers[s].wake <= self.now {
+                        self.turn(s);
+                    } else {
+                        self.set_alarm(s);
+                    }
                 }
             }
             Inbox::Answer(id, action, outcome) => {
@@ -318,6 +325,7 @@ impl Sim {
         process.vault.clear();
         process.blocked.clear();
         process.wake = i64::MAX;
+        process.alarm = i64::MAX;
         process.reading = false;
         process.read_again = false;
         process.watching = false;
@@ -582,15 +590,22 @@ impl Sim {
         process.decisions += 1;
         process.latest = process.latest.max(now);
         let decision = decide(snapshot, &self.policy, now);
-        // The loop turns at least every tick, woken or not.
+        // The loop turns at least every tick, woken or not; what an earlier decision named counts no more.
         let wake = decision.wake_at.map_or(i64::MAX, |at| at.0 - self.plan.epoch - process.offset);
-        let wake = wake.max(self.now + 1).min(self.now + TICK);
-        if wake < process.wake || process.wake <= self.now {
-            process.wake = wake;
-            self.to(s, wake - self.now, Inbox::Wake(wake));
-        }
+        process.wake = wake.max(self.now + 1).min(self.now + TICK);
+        self.set_alarm(s);
         for chosen in decision.actions {
             self.carry_out(s, chosen);
+        }
+    }
+
+    /// Plans the next decision, unless an event comes before it anyhow.
+    fn set_alarm(&mut self, s: usize) {
+        let process = &mut self.schedulers[s];
+        let wake = process.wake;
+        if wake < process.alarm {
+            process.alarm = wake;
+            self.to(s, wake - self.now, Inbox::Wake(wake));
         }
     }
 
@@ -732,8 +747,7 @@ impl Sim {
         if !listens && self.rng.chance(50) {
             return;
         }
-        let writes: Vec<Write> = batch.iter().map(|(_, write)| write.clone()).collect();
-        let result = self.store_writes(epoch, &writes);
+        let result = self.store_writes(epoch, &batch);
         if !listens {
             return;
         }

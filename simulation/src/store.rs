@@ -111,14 +111,14 @@ impl Sim {
         !self.plan.window.iter().any(|it| faults.contains(&it.fault) && it.from <= until && from < it.until)
     }
 
-    pub(crate) fn store_writes(&mut self, epoch: Epoch, writes: &[Write]) -> Result<Vec<Written>, StoreError> {
+    pub(crate) fn store_writes(&mut self, epoch: Epoch, writes: &[(u64, Write)]) -> Result<Vec<Written>, StoreError> {
         let written = self.statement(|sim| {
             if !sim.store.rows.is_current(epoch) {
                 sim.counts.rare(Rare::FencedWrite);
                 return None;
             }
             sim.judge_written(epoch);
-            Some(writes.iter().map(|write| sim.write_one(write)).collect())
+            Some(writes.iter().map(|(_, write)| sim.write_one(write)).collect())
         })?;
         written.ok_or(StoreError::Fenced { epoch })
     }
