@@ -58,6 +58,8 @@ pub struct Pod {
     pub connected: Option<i64>,
     /// What is wrong with it.
     pub fate: Fate,
+    /// It was made by a call that nobody waited for any more.
+    pub late: bool,
     /// Since when its phase has been what it is.
     pub since: i64,
 }
@@ -233,6 +235,7 @@ impl Sim {
             secret: None,
             connected: None,
             fate,
+            late: self.late_call,
             since: self.now,
         };
         self.judge_pod_created(worker, pool);

@@ -506,8 +506,13 @@ impl Sim {
         let recent = self.judge.offered.iter().filter(|(at, _)| self.now - at < VIEW_LAG).map(|(_, all)| all[pool]);
         let offered = recent.max().unwrap_or(0).max(self.cluster.offered(pool));
         let live = self.cluster.live(pool) + 1;
-        if live > offered && self.late_call {
-            // Its caller was gone or had given it up, and its place was given to another: it is deleted as an orphan.
+        // A pod whose maker was gone, or had given it up, when it came: its place was given to another, and who leads
+        // knows of it only once a view shows it. It is deleted as an orphan.
+        let late = |it: &&crate::cluster::Pod| {
+            it.late && it.pool == pool && !it.phase.is_ended() && self.now - it.created < VIEW_LAG
+        };
+        let excused = || i64::from(self.late_call) + self.cluster.pods.values().filter(late).count() as i64;
+        if live > offered && live - excused() <= offered {
             self.rare(Rare::LatePod);
         } else if live > offered {
             self.breaks("S6 capacity", format!("pod {} is number {live} of {offered} in its pool", worker.name));
@@ -709,6 +714,10 @@ impl Sim {
                     || self.store.rows.job(JobId(**id)).is_none_or(|row| !row.status.is_ended()))
         };
         let open: Vec<i64> = self.github.jobs.iter().filter(open).map(|(id, _)| *id).collect();
+        let mut lost = vec![0; sight.healthy.len()];
+        for job in open.iter().filter_map(|id| self.github.jobs.get(id)).filter(|job| job.state == JobState::Done) {
+            lost[job.account] += 1;
+        }
         for id in open {
             let Some(job) = self.github.jobs.get(&id) else { continue };
             let (state, account) = (job.state, job.account);
@@ -727,7 +736,11 @@ impl Sim {
             let ours = named.is_some_and(|name| self.store.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
             let waits = state == JobState::Queued && status == Status::Running && !row.is_requeued();
             let poor = self.jobs_of(account) * 40 > i64::from(self.github.accounts[account].limit);
-            let limit = if ours { ENDED } else { SWEPT } + if poor { HOUR } else { 0 };
+            // Polls have a quarter of the hour's calls, evenly: when more ends were lost than a minute has polls for, a
+            // job waits for the others' turns.
+            let (a_minute, others) = (i64::from(self.github.accounts[account].limit) / 240, lost[account]);
+            let turns = (others - a_minute).max(0) * MINUTE / a_minute.max(1);
+            let limit = if ours { ENDED + turns } else { SWEPT } + if poor { HOUR } else { 0 };
             self.hold("L2 ended", id, late, limit, |_| format!("job {id} has ended and its row says {status:?}"));
             let limit = SWEPT + if poor { HOUR } else { 0 };
             self.hold("L2 requeued", id, waits, limit, |_| format!("job {id} is queued again and its row runs"));
