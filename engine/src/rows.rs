@@ -99,6 +99,10 @@ impl Rows {
     /// Rows changed at or after `since`, or without it every active row and the workers that ended within a day; and
     /// the cursor to go on from.
     pub fn changes(&self, since: Option<u64>, now: Time) -> (Vec<Job>, Vec<Worker>, u64) {
+        // Nothing has changed since then.
+        if since.is_some_and(|since| since > self.version) {
+            return (Vec::new(), Vec::new(), self.version + 1);
+        }
         let recent = |worker: &&Worker| {
             !worker.status.is_ended() || worker.completed_at.is_some_and(|at| now.since(at) < RECENT)
         };
@@ -107,8 +111,6 @@ impl Rows {
                 self.jobs().filter(|job| !job.status.is_ended()).cloned().collect(),
                 self.workers().filter(recent).cloned().collect(),
             ),
-            // Nothing has changed since then.
-            Some(since) if since > self.version => (Vec::new(), Vec::new()),
             Some(since) => (
                 self.jobs.values().filter(|(version, _)| *version >= since).map(|(_, job)| job.clone()).collect(),
                 self.workers.values().filter(|(version, _)| *version >= since).map(|(_, w)| w.clone()).collect(),
