@@ -96,6 +96,8 @@ pub(crate) struct Before {
 struct Sight {
     /// By account: nothing is wrong with it.
     healthy: Vec<bool>,
+    /// By account: the App is not there, and time alone does not bring it back.
+    gone: Vec<bool>,
     /// Entities of which a delivery has told with the installation that they have now.
     told: Vec<i64>,
     /// When time alone makes one healthy.
@@ -669,7 +671,8 @@ impl Sim {
             }
         }
         let changes_at = health.iter().map(|it| it.1).min().unwrap_or(i64::MAX);
-        Sight { healthy: health.into_iter().map(|it| it.0).collect(), told, changes_at }
+        let gone = self.github.accounts.iter().map(|it| it.removed || it.suspended).collect();
+        Sight { healthy: health.into_iter().map(|it| it.0).collect(), gone, told, changes_at }
     }
 
     /// Whether an entity's runners can be looked after: nothing is wrong with its account, and a delivery told of the
@@ -883,13 +886,16 @@ impl Sim {
         let job = |(id, job): (&i64, &crate::github::Job)| {
             let row = self.store.rows.job(JobId(*id));
             let given_up = row.is_some_and(|row| row.status == Status::Failed);
-            !sight.healthy[job.account]
+            sight.gone[job.account]
                 // Queued while the App was not installed: nobody ever told us.
                 || job.posted.sent == 0
                 || (job.state == JobState::Done && row.is_none_or(|row| row.status.is_ended()))
                 || (job.state == JobState::Queued && given_up)
         };
-        let free = |entity: i64| self.is_reachable(sight, entity);
+        // What a limit keeps from being done now is done when the limit is over, and is waited for.
+        let free = |entity: i64| {
+            self.account_of(entity).is_none_or(|account| !sight.gone[account] && sight.told.contains(&entity))
+        };
         let pod = |(name, pod): (&WorkerName, &crate::cluster::Pod)| {
             pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
         };
