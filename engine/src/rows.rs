@@ -99,6 +99,10 @@ impl Rows {
     /// Rows changed at or after `since`, or without it every active row and the workers that ended within a day; and
     /// the cursor to go on from.
     pub fn changes(&self, since: Option<u64>, now: Time) -> (Vec<Job>, Vec<Worker>, u64) {
+        // Nothing has changed since then.
+        if since.is_some_and(|since| since > self.version) {
+            return (Vec::new(), Vec::new(), self.version + 1);
+        }
         let recent = |worker: &&Worker| {
             !worker.status.is_ended() || worker.completed_at.is_some_and(|at| now.since(at) < RECENT)
         };
@@ -212,32 +216,26 @@ impl Rows {
 
     /// What the worker's group has.
     fn demand(&self, like: &Worker) -> Demand {
-        let group: Vec<&Job> = self
-            .jobs
-            .values()
-            .map(|(_, job)| job)
-            .filter(|job| job.entity == like.entity && job.labels == like.labels && !job.status.is_ended())
-            .collect();
-        let pending = group.iter().filter(|job| job.status == Status::Pending || job.is_requeued()).count();
-        let anonymous = group
-            .iter()
-            .filter(|job| job.status == Status::Running && !job.is_requeued() && job.assignment.is_none())
-            .count();
-        let named = |name: &str| {
-            self.jobs.values().any(|(_, job)| {
-                job.status == Status::Running
-                    && !job.is_requeued()
-                    && job.assignment.as_ref().is_some_and(|assignment| &*assignment.runner == name)
-            })
+        let in_group = |worker: &&Worker| {
+            !worker.status.is_ended() && worker.entity == like.entity && worker.labels == like.labels
         };
-        let free = self
-            .workers
-            .values()
-            .map(|(_, worker)| worker)
-            .filter(|w| w.entity == like.entity && w.labels == like.labels && !w.status.is_ended())
-            .filter(|w| !named(w.name.as_str()))
-            .count();
-        Demand { pending: pending as i64, anonymous: anonymous as i64, free: free as i64 }
+        // In order of their names, as the rows are.
+        let mut free: Vec<&str> = self.workers().filter(in_group).map(|worker| worker.name.as_str()).collect();
+        let (mut pending, mut anonymous) = (0, 0);
+        for job in self.jobs().filter(|job| !job.status.is_ended()) {
+            let waits = job.status == Status::Pending || job.is_requeued();
+            if job.entity == like.entity && job.labels == like.labels {
+                pending += i64::from(waits);
+                anonymous += i64::from(!waits && job.assignment.is_none());
+            }
+            if !waits
+                && let Some(assignment) = &job.assignment
+                && let Ok(at) = free.binary_search(&&*assignment.runner)
+            {
+                free.remove(at);
+            }
+        }
+        Demand { pending, anonymous, free: free.len() as i64 }
     }
 }
 

@@ -1,22 +1,13 @@
 //! The command line of the fast depth, for `cargo sim` and for the small binary that mutants are built with.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
-    },
-    thread,
-    time::Instant,
-};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, thread, time::Instant};
 
 use serde_json::json;
 
 use crate::{
     judge::Broken,
-    mutants,
+    metamorphic::{self, Differs, Relation},
+    mutants, parallel,
     plan::Plan,
     profile::{Profile, draw},
     register::{Counts, Fault, Rare},
@@ -72,7 +63,7 @@ pub fn profile_of(seed: u64, profile: Option<Profile>) -> Profile {
         if seed.is_multiple_of(2) {
             Profile::Mixed
         } else {
-            Profile::ALL[(seed / 2 % Profile::ALL.len() as u64) as usize]
+            Profile::IN_TURN[(seed / 2 % Profile::IN_TURN.len() as u64) as usize]
         }
     })
 }
@@ -99,68 +90,60 @@ pub fn seed(seed: u64, profile: Profile, once: bool) -> Outcome {
 /// Runs many seeds on several threads.
 pub fn sweep(options: &Sweep) -> Swept {
     let begun = Instant::now();
-    let next = Arc::new(AtomicU64::new(options.from));
-    let stop = Arc::new(AtomicBool::new(false));
-    let (results, inbox) = mpsc::channel();
-    let workers: Vec<_> = (0..options.jobs.max(1))
-        .map(|_| {
-            let (next, stop, results, options) = (next.clone(), stop.clone(), results.clone(), options.clone());
-            thread::spawn(move || {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= options.to || stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let outcome = seed(number, profile_of(number, options.profile), options.once);
-                    if results.send((number, outcome)).is_err() {
-                        return;
-                    }
-                }
-            })
-        })
-        .collect();
-    drop(results);
     let mut swept = Swept::default();
     let mut hashes = BTreeMap::new();
     let mut expected = options.from;
-    let mut told = Instant::now();
-    for (number, outcome) in inbox {
+    let mut progress = Progress::new(options.progress, options.to - options.from);
+    let run_one = |number| seed(number, profile_of(number, options.profile), options.once);
+    parallel::seeds(options.from, options.to, options.jobs, run_one, |number, outcome| {
         swept.seeds += 1;
-        swept.sim_ms += outcome.sim_ms.unsigned_abs();
-        swept.events += outcome.events;
-        swept.counts.add(&outcome.counts);
-        if let Some(broken) = outcome.broken {
-            let sought = options.until.as_deref() == Some(broken.invariant);
-            swept.failed.insert(number, broken);
-            if options.first || sought {
-                stop.store(true, Ordering::Relaxed);
+        let (broken, hash) = match outcome {
+            Ok(outcome) => {
+                swept.sim_ms += outcome.sim_ms.unsigned_abs();
+                swept.events += outcome.events;
+                swept.counts.add(&outcome.counts);
+                (outcome.broken, outcome.hash)
             }
-        }
-        hashes.insert(number, outcome.hash);
+            Err(what) => (Some(Broken { invariant: PANIC, at: 0, what }), 0),
+        };
+        let enough =
+            broken.as_ref().is_some_and(|broken| options.first || options.until.as_deref() == Some(broken.invariant));
+        swept.failed.extend(broken.map(|broken| (number, broken)));
+        hashes.insert(number, hash);
         while let Some(hash) = hashes.remove(&expected) {
             swept.hash = (swept.hash ^ hash).wrapping_mul(0x100_0000_01b3).rotate_left(17);
             expected += 1;
         }
-        if options.progress && told.elapsed().as_secs() >= 5 {
-            told = Instant::now();
-            let rate = swept.seeds as f64 / begun.elapsed().as_secs_f64();
-            eprintln!(
-                "{} of {} seeds, {} failed, {rate:.0} a second",
-                swept.seeds,
-                options.to - options.from,
-                swept.failed.len()
-            );
-        }
-    }
-    for worker in workers {
-        // A panic in a worker is a failure of the sweep.
-        if worker.join().is_err() {
-            let broken = Broken { invariant: "panic", at: 0, what: String::from("a run panicked") };
-            swept.failed.insert(u64::MAX, broken);
-        }
-    }
+        progress.tell(swept.seeds, swept.failed.len());
+        !enough
+    });
     swept.wall = begun.elapsed().as_secs_f64();
     swept
+}
+
+/// What a run that panics breaks.
+const PANIC: &str = "panic";
+
+/// Says on stderr, now and then, how far something is.
+struct Progress {
+    on: bool,
+    of: u64,
+    begun: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(on: bool, of: u64) -> Self {
+        Self { on, of, begun: Instant::now(), told: Instant::now() }
+    }
+
+    fn tell(&mut self, done: u64, failed: usize) {
+        if self.on && self.told.elapsed().as_secs() >= 5 {
+            self.told = Instant::now();
+            let rate = done as f64 / self.begun.elapsed().as_secs_f64();
+            eprintln!("{done} of {} seeds, {failed} failed, {rate:.0} a second", self.of);
+        }
+    }
 }
 
 impl Swept {
@@ -184,8 +167,12 @@ impl Swept {
 
 /// The last events about what broke, for people.
 pub fn tell(plan: &Arc<Plan>, broken: &Broken) -> String {
-    let outcome = run(plan, true);
     let mut text = String::new();
+    if broken.invariant == PANIC {
+        let _ = writeln!(text, "it panicked: {}", broken.what);
+        return text;
+    }
+    let outcome = run(plan, true);
     let _ = writeln!(text, "{} broke at {:.3} s: {}", broken.invariant, broken.at as f64 / 1000.0, broken.what);
     // Events about the objects that are named: numbers and worker names of three characters and more.
     let words: Vec<&str> = broken
@@ -224,6 +211,17 @@ impl Args {
     fn number(&mut self, name: &str) -> Result<Option<u64>, String> {
         let value = self.value(name)?;
         value.map(|text| text.parse().map_err(|_| format!("{name} wants a number, not {text:?}"))).transpose()
+    }
+
+    fn seeds(&mut self, command: &str) -> Result<(u64, u64), String> {
+        let seeds = self.value("--seeds")?.ok_or_else(|| format!("{command} wants --seeds A..B"))?;
+        let range = seeds.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        range.filter(|(from, to)| from < to).ok_or_else(|| format!("--seeds wants A..B, not {seeds:?}"))
+    }
+
+    fn jobs(&mut self) -> Result<usize, String> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Ok(self.number("--jobs")?.map_or(cores, |jobs| jobs as usize))
     }
 
     fn profile(&mut self) -> Result<Option<Profile>, String> {
@@ -319,15 +317,12 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
             shrunk(&draw(profile, seed), file.as_deref())
         }
         "sweep" => {
-            let seeds = args.value("--seeds")?.ok_or("sweep wants --seeds A..B")?;
-            let range = seeds.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-            let (from, to) = range.ok_or_else(|| format!("--seeds wants A..B, not {seeds:?}"))?;
-            let cores = thread::available_parallelism().map_or(1, usize::from);
+            let (from, to) = args.seeds("sweep")?;
             let options = Sweep {
                 from,
                 to,
                 profile: args.profile()?,
-                jobs: args.number("--jobs")?.map_or(cores, |jobs| jobs as usize),
+                jobs: args.jobs()?,
                 first: args.flag("--first"),
                 until: args.value("--until")?,
                 once: args.flag("--once"),
@@ -344,6 +339,13 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
                 && options.until.is_none();
             Ok(swept_end(&swept, &options, as_json, complete, again))
         }
+        "metamorphic" => {
+            let (from, to) = args.seeds("metamorphic")?;
+            let (profile, jobs) = (args.profile()?, args.jobs()?);
+            let (as_json, quiet) = (args.flag("--json"), args.flag("--quiet"));
+            args.end()?;
+            Ok(compared((from, to), profile, jobs, as_json, quiet, again))
+        }
         "mutants" => {
             let only = args.value("--only")?;
             let seeds = args.number("--seeds")?.unwrap_or(3_000);
@@ -357,6 +359,43 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
         }
         other => Err(format!("{other:?} is not a command")),
     }
+}
+
+/// Holds each seed's world against those made from it.
+fn compared(
+    (from, to): (u64, u64),
+    profile: Option<Profile>,
+    jobs: usize,
+    as_json: bool,
+    quiet: bool,
+    again: &str,
+) -> End {
+    let begun = Instant::now();
+    let mut progress = Progress::new(!quiet, to - from);
+    let (mut seeds, mut failed) = (0, BTreeMap::new());
+    let compare = |seed| metamorphic::compare(&draw(profile_of(seed, profile), seed));
+    parallel::seeds(from, to, jobs, compare, |seed, done| {
+        seeds += 1;
+        let differs = done.unwrap_or_else(|what| Err(Differs { relation: PANIC, what }));
+        failed.extend(differs.err().map(|differs| (seed, differs)));
+        progress.tell(seeds, failed.len());
+        true
+    });
+    let wall = begun.elapsed().as_secs_f64();
+    if as_json {
+        let one = |(seed, it): (&u64, &Differs)| json!({ "seed": seed, "relation": it.relation, "what": it.what });
+        let failed: Vec<_> = failed.iter().map(one).collect();
+        let rounded = (wall * 1000.0).round() / 1000.0;
+        println!("{}", json!({ "seeds": seeds, "failed": failed, "wall_seconds": rounded }));
+    } else {
+        println!("{seeds} seeds, each with {} changed worlds, in {wall:.1} s", Relation::ALL.len());
+    }
+    for (seed, differs) in &failed {
+        let profile = profile_of(*seed, profile).as_str();
+        eprintln!("seed {seed}, {}: {}", differs.relation, differs.what);
+        eprintln!("again: {again} metamorphic --seeds {seed}..{} --profile {profile}", seed + 1);
+    }
+    if failed.is_empty() { End::Held } else { End::Broke }
 }
 
 fn replayed(jobs: &[Played], settings: &[Setting], seed: u64, as_json: bool) -> End {
@@ -443,11 +482,9 @@ fn swept_end(swept: &Swept, options: &Sweep, as_json: bool, complete: bool, agai
     for (invariant, seeds) in &by {
         let first = seeds[0];
         eprintln!("{invariant}: {} seeds, the first {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
-        if first != u64::MAX {
-            let profile = profile_of(first, options.profile);
-            eprint!("{}", tell(&Arc::new(draw(profile, first)), &swept.failed[&first]));
-            eprintln!("again: {again} run --seed {first} --profile {}", profile.as_str());
-        }
+        let profile = profile_of(first, options.profile);
+        eprint!("{}", tell(&Arc::new(draw(profile, first)), &swept.failed[&first]));
+        eprintln!("again: {again} run --seed {first} --profile {}", profile.as_str());
     }
     if !missing.is_empty() {
         eprintln!("never reached: {}", missing.join(", "));

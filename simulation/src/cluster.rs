@@ -58,6 +58,8 @@ pub struct Pod {
     pub connected: Option<i64>,
     /// What is wrong with it.
     pub fate: Fate,
+    /// It was made by a call that nobody waited for any more.
+    pub late: bool,
     /// Since when its phase has been what it is.
     pub since: i64,
 }
@@ -88,6 +90,12 @@ pub struct Cluster {
     pub nodes: Vec<Vec<Node>>,
     /// Pools' names.
     pub pools: Vec<Pool>,
+    /// Nodes' names, by pool.
+    names: Vec<Vec<NodeName>>,
+    /// Pods on each node that have not ended, by pool.
+    used: Vec<Vec<u32>>,
+    /// Pods of each pool that have not ended.
+    live: Vec<i64>,
     uids: u64,
     /// Pods made over the whole run.
     pub made: u64,
@@ -101,25 +109,29 @@ impl Cluster {
 
     /// Pods of a pool that have not ended.
     pub fn live(&self, pool: usize) -> i64 {
-        self.pods.values().filter(|pod| pod.pool == pool && !pod.phase.is_ended()).count() as i64
+        self.live[pool]
     }
 
-    fn used(&self, node: (usize, usize)) -> u32 {
-        self.pods.values().filter(|pod| pod.node == Some(node) && !pod.phase.is_ended()).count() as u32
+    /// A pod ends, or goes without having ended.
+    fn give_back(&mut self, pool: usize, node: Option<(usize, usize)>) {
+        self.live[pool] -= 1;
+        if let Some((pool, i)) = node {
+            self.used[pool][i] -= 1;
+        }
     }
 }
 
 impl Sim {
     pub(crate) fn set_up_cluster(&mut self) {
-        for pool in &self.plan.world.pool {
+        for (p, pool) in self.plan.world.pool.iter().enumerate() {
             let node = |&runners: &u32| Node { runners, ready: true, cordoned: false };
             self.cluster.nodes.push(pool.nodes.iter().map(node).collect());
             self.cluster.pools.push(Pool::from(pool.name.as_str()));
+            let names = (0..pool.nodes.len()).map(|i| NodeName::from(format!("node-{p}-{i}")));
+            self.cluster.names.push(names.collect());
+            self.cluster.used.push(vec![0; pool.nodes.len()]);
+            self.cluster.live.push(0);
         }
-    }
-
-    fn node_name(node: (usize, usize)) -> NodeName {
-        NodeName::from(format!("node-{}-{}", node.0, node.1))
     }
 
     fn pod_fact(&self, name: &WorkerName, pod: &Pod) -> PodFact {
@@ -130,7 +142,7 @@ impl Sim {
             uid: pod.uid.clone(),
             pool: Some(self.cluster.pools[pod.pool].clone()),
             phase: pod.phase,
-            node: pod.node.map(Self::node_name),
+            node: pod.node.map(|(pool, i)| self.cluster.names[pool][i].clone()),
             created_at: time(pod.created),
             started_at: pod.started.map(time),
             finished_at: pod.finished.map(time),
@@ -151,7 +163,7 @@ impl Sim {
     fn node_fact(&self, at: (usize, usize)) -> NodeFact {
         let node = &self.cluster.nodes[at.0][at.1];
         NodeFact {
-            name: Self::node_name(at),
+            name: self.cluster.names[at.0][at.1].clone(),
             pool: Some(self.cluster.pools[at.0].clone()),
             runners: node.runners,
             usable: node.is_usable(),
@@ -171,11 +183,9 @@ impl Sim {
     fn show_pod(&mut self, name: &WorkerName) {
         let Some(pod) = self.cluster.pods.get(name) else { return };
         let (uid, phase) = (number(pod.uid.as_str()), pod.phase);
-        let fact = self.pod_fact(name, pod);
-        self.note("pod", uid, phase as i64, || {
-            format!("{name} {phase:?} deleting={} {:?}", fact.deleting, fact.waiting)
-        });
-        let fact = self.cluster.pods.get(name).map(|pod| self.pod_fact(name, pod));
+        let (deleting, waiting) = (pod.deleting, self.waiting(pod));
+        let fact = self.is_watched().then(|| self.pod_fact(name, pod));
+        self.note("pod", uid, phase as i64, || format!("{name} {phase:?} deleting={deleting} {waiting:?}"));
         if let Some(fact) = fact {
             self.watchers_see(&Change::PodSeen(fact));
         }
@@ -225,11 +235,13 @@ impl Sim {
             secret: None,
             connected: None,
             fate,
+            late: self.late_call,
             since: self.now,
         };
         self.judge_pod_created(worker, pool);
         let fact = self.pod_fact(name, &pod);
         self.cluster.pods.insert(name.clone(), pod);
+        self.cluster.live[pool] += 1;
         self.show_pod(name);
         self.place(name.clone());
         if self.strikes(Fault::ClusterAfter) {
@@ -294,11 +306,12 @@ impl Sim {
         let pool = pod.pool;
         let fits = |i: &usize| {
             let node = &self.cluster.nodes[pool][*i];
-            node.is_usable() && self.cluster.used((pool, *i)) < node.runners
+            node.is_usable() && self.cluster.used[pool][*i] < node.runners
         };
         let Some(node) = (0..self.cluster.nodes[pool].len()).find(fits) else { return };
         if let Some(pod) = self.cluster.pods.get_mut(&name) {
             pod.node = Some((pool, node));
+            self.cluster.used[pool][node] += 1;
         }
         self.show_pod(&name);
         let wait = self.plan.world.pull + self.rng.between(0, 3 * SECOND);
@@ -382,7 +395,8 @@ impl Sim {
         pod.phase = phase;
         pod.finished = Some(now);
         pod.since = now;
-        let (connected, created) = (pod.connected, pod.created);
+        let (connected, created, pool, node) = (pod.connected, pod.created, pod.pool, pod.node);
+        self.cluster.give_back(pool, node);
         self.meter_pod(name, now - created);
         if let Some(runner) = connected {
             self.disconnect(runner);
@@ -402,6 +416,7 @@ impl Sim {
             return;
         }
         if let Some(pod) = self.cluster.pods.remove(name).filter(|pod| !pod.phase.is_ended()) {
+            self.cluster.give_back(pod.pool, pod.node);
             self.meter_pod(name, self.now - pod.created);
         }
         self.note("pod-gone", number(uid.as_str()), 0, || format!("{name}"));

@@ -194,12 +194,21 @@ pub struct GitHub {
     pub queue: BTreeSet<(i64, i64)>,
     /// Every attempt, in the order sent.
     pub log: Vec<Attempt>,
+    /// Attempts that are not over.
+    pub under_way: usize,
+    /// Runner entries' ids by their names.
+    by_name: BTreeMap<WorkerName, i64>,
     /// Entries that are gone, for listings that lag: (when, entry, id).
     gone: VecDeque<(i64, Entry, i64)>,
     serial: i64,
 }
 
 impl GitHub {
+    /// The entry of this name.
+    pub(crate) fn runner_of(&self, name: &WorkerName) -> Option<&Entry> {
+        self.runners.get(self.by_name.get(name)?)
+    }
+
     fn next_id(&mut self) -> i64 {
         self.serial += 1;
         self.serial
@@ -446,6 +455,7 @@ impl Sim {
     fn forget_runner(&mut self, id: i64) {
         self.meter_idle(id);
         if let Some(entry) = self.github.runners.remove(&id) {
+            self.github.by_name.remove(&entry.name);
             self.github.gone.push_back((self.now, entry, id));
             if self.github.gone.len() > 64 {
                 self.github.gone.pop_front();
@@ -527,6 +537,7 @@ impl Sim {
     }
 
     fn post(&mut self, attempt: usize) {
+        self.github.under_way += 1;
         if let Some(posted) = self.posted(attempt) {
             posted.sent += 1;
             posted.open += 1;
@@ -568,6 +579,7 @@ impl Sim {
     }
 
     pub(crate) fn delivered(&mut self, attempt: usize, status: u16) {
+        self.github.under_way -= 1;
         let entry = &mut self.github.log[attempt];
         entry.at = self.now;
         entry.over = true;
@@ -767,7 +779,7 @@ impl Sim {
     pub(crate) fn mint(&mut self, worker: &Worker) -> GitHubAnswer<Minted> {
         let (name, entity, labels) = (worker.name.clone(), worker.entity.0, worker.labels.clone());
         self.github_call(worker.installation, Call::Mint, |sim, account| {
-            if sim.github.runners.values().any(|it| it.entity == entity && it.name == name) {
+            if sim.github.runner_of(&name).is_some_and(|it| it.entity == entity) {
                 sim.counts.rare(Rare::NameTakenAfterLostAnswer);
                 return (Err(GitHubError::NameTaken), 1);
             }
@@ -789,6 +801,7 @@ impl Sim {
             }
             sim.judge_minted(account, &entry);
             sim.github.runners.insert(id, entry);
+            sim.github.by_name.insert(name.clone(), id);
             sim.note("mint", id, number(name.as_str()), || format!("runner {id} for {name}"));
             (Ok(Minted { runner: RunnerId(id) }), 1)
         })

@@ -91,6 +91,46 @@ pub(crate) struct Before {
     repeated: bool,
 }
 
+/// Which accounts and entities can be looked after.
+#[derive(Debug)]
+struct Sight {
+    /// By account: nothing is wrong with it.
+    healthy: Vec<bool>,
+    /// By account: the App is not there, and time alone does not bring it back.
+    gone: Vec<bool>,
+    /// Entities of which a delivery has told with the installation that they have now.
+    told: Vec<i64>,
+    /// When time alone makes one healthy.
+    changes_at: i64,
+}
+
+/// What a group with waiting jobs has and may have.
+#[derive(Debug)]
+struct Supply {
+    key: i64,
+    entity: i64,
+    labels: String,
+    waiting: i64,
+    free: i64,
+    /// Under its owner's cap.
+    room: bool,
+    /// In its pool.
+    place: bool,
+    /// A job of the entity was failed.
+    failed: bool,
+}
+
+/// What is seen of one pod, by the invariants that it may break.
+#[derive(Debug)]
+struct PodLook {
+    name: WorkerName,
+    key: i64,
+    unregistered: bool,
+    pending: bool,
+    orphan: bool,
+    old: bool,
+}
+
 /// Memory of what was, to hold what is against.
 #[derive(Debug, Default)]
 pub struct Judge {
@@ -103,7 +143,14 @@ pub struct Judge {
     offered: VecDeque<(i64, Vec<i64>)>,
     /// Entries that were online and without a job for some time when they were deleted.
     deleted_idle: BTreeMap<WorkerName, i64>,
-    held: BTreeMap<(&'static str, i64), i64>,
+    /// What holds that must not for long, and since when.
+    held: BTreeMap<(i64, &'static str), i64>,
+    /// Something has happened in the world since the last whole look at it.
+    pub(crate) dirty: bool,
+    /// What the last whole look found stays so until then, if nothing happens.
+    stale_at: i64,
+    /// It found that all that can end has ended.
+    settled: bool,
     trouble: BTreeMap<usize, i64>,
     refused: BTreeMap<(EntityId, i64), i64>,
     /// When each owner's room or demand last changed: decisions lag behind the rows.
@@ -186,7 +233,7 @@ impl Sim {
     pub(crate) fn judge_before_write(&mut self, write: &Write) -> Before {
         match write {
             Write::Reserve { worker, phantom, .. } => Before {
-                demand: Some(self.demand(worker, 0)),
+                demand: Some(self.demand(worker.entity, &worker.labels, 0)),
                 unnamed: i64::from(*phantom),
                 repeated: self.store.rows.worker(&worker.name).is_some(),
             },
@@ -194,34 +241,41 @@ impl Sim {
         }
     }
 
-    /// Waiting jobs of a worker's group, and workers that serve or will serve them: active, named by no running job, and
-    /// not executing one either, as far as could be known `lag` milliseconds later.
-    fn demand(&self, like: &Worker, lag: i64) -> (i64, i64) {
-        let group = |job: &&Job| job.entity == like.entity && job.labels == like.labels;
-        let waiting = self.store.rows.jobs().filter(group).filter(|job| is_waiting(job)).count() as i64;
-        let running = |job: &&Job| job.status == Status::Running && !job.is_requeued();
-        let named: BTreeSet<&str> = self
-            .store
-            .rows
-            .jobs()
-            .filter(running)
-            .filter_map(|job| job.assignment.as_ref().map(|assignment| &*assignment.runner))
-            .collect();
-        let free = self
+    /// A group's waiting jobs.
+    fn waiting_jobs(&self, entity: EntityId, labels: &LabelSet) -> i64 {
+        let group = |job: &&Job| job.entity == entity && is_waiting(job) && job.labels == *labels;
+        self.store.rows.jobs().filter(group).count() as i64
+    }
+
+    /// A group's waiting jobs, and workers that serve or will serve them: active, named by no running job, and not
+    /// executing one either, as far as could be known `lag` milliseconds later.
+    fn demand(&self, entity: EntityId, labels: &LabelSet, lag: i64) -> (i64, i64) {
+        let waiting = self.waiting_jobs(entity, labels);
+        let mut free: Vec<&WorkerName> = self
             .store
             .rows
             .workers()
-            .filter(|it| it.entity == like.entity && it.labels == like.labels && !it.status.is_ended())
-            .filter(|it| !named.contains(it.name.as_str()))
-            .filter(|it| !self.is_busy_for(&it.name, lag))
-            .count() as i64;
-        (waiting, free)
+            .filter(|it| it.entity == entity && !it.status.is_ended() && it.labels == *labels)
+            .map(|it| &it.name)
+            .filter(|name| !self.is_busy_for(name, lag))
+            .collect();
+        if free.is_empty() {
+            return (waiting, 0);
+        }
+        // Rows are in order of their names.
+        for job in self.store.rows.jobs().filter(|job| job.status == Status::Running && !job.is_requeued()) {
+            if let Some(assignment) = &job.assignment
+                && let Ok(at) = free.binary_search_by(|name| name.as_str().cmp(&assignment.runner))
+            {
+                free.remove(at);
+            }
+        }
+        (waiting, free.len() as i64)
     }
 
     /// Whether a worker's runner has had its one job for this long.
     fn is_busy_for(&self, name: &WorkerName, lag: i64) -> bool {
-        let entry = self.github.runners.values().find(|entry| entry.name == *name);
-        match entry {
+        match self.github.runner_of(name) {
             Some(entry) => {
                 let since = entry.job.and_then(|job| self.github.jobs.get(&job)).and_then(|job| job.started);
                 since.is_some_and(|since| self.now - since >= lag)
@@ -377,9 +431,8 @@ impl Sim {
             if troubled || refused || moved || !self.owner_has_room(job.owner) {
                 continue;
             }
-            let like = Worker { entity, labels: labels.clone(), ..worker.clone() };
             // Who took a job is known at the latest by the next listing.
-            let (_, free) = self.demand(&like, LISTED);
+            let (_, free) = self.demand(entity, labels, LISTED);
             if let Some((_, id)) = self.line(entity, labels).get(free as usize).filter(|it| **it < served) {
                 passed = Some(*id);
                 break;
@@ -418,7 +471,7 @@ impl Sim {
         if name.as_str().starts_with("rise-riscv-runner-staging-") || !name.as_str().starts_with("rise-riscv-runner-") {
             self.breaks("S17 isolation", format!("runner {name} is not production's"));
         }
-        let idle = self.github.runners.values().find(|it| it.name == *name).and_then(|it| it.idle_since);
+        let idle = self.github.runner_of(name).and_then(|it| it.idle_since);
         if let Some(since) = idle {
             self.judge.deleted_idle.insert(name.clone(), self.now - since);
         }
@@ -455,8 +508,13 @@ impl Sim {
         let recent = self.judge.offered.iter().filter(|(at, _)| self.now - at < VIEW_LAG).map(|(_, all)| all[pool]);
         let offered = recent.max().unwrap_or(0).max(self.cluster.offered(pool));
         let live = self.cluster.live(pool) + 1;
-        if live > offered && self.late_call {
-            // Its caller was gone or had given it up, and its place was given to another: it is deleted as an orphan.
+        // A pod whose maker was gone, or had given it up, when it came: its place was given to another, and who leads
+        // knows of it only once a view shows it. It is deleted as an orphan.
+        let late = |it: &&crate::cluster::Pod| {
+            it.late && it.pool == pool && !it.phase.is_ended() && self.now - it.created < VIEW_LAG
+        };
+        let excused = || i64::from(self.late_call) + self.cluster.pods.values().filter(late).count() as i64;
+        if live > offered && live - excused() <= offered {
             self.rare(Rare::LatePod);
         } else if live > offered {
             self.breaks("S6 capacity", format!("pod {} is number {live} of {offered} in its pool", worker.name));
@@ -524,7 +582,7 @@ impl Sim {
     fn judge_failure(&mut self, name: &WorkerName, failure: WorkerFailure) {
         let pod = self.cluster.pods.get(name);
         let alive = pod.is_some_and(|pod| !pod.phase.is_ended() && !pod.deleting);
-        let runs_job = self.github.runners.values().any(|it| it.name == *name && it.job.is_some());
+        let runs_job = self.github.runner_of(name).is_some_and(|it| it.job.is_some());
         let (rare, untrue) = match failure {
             WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
             WorkerFailure::RunnerNeverRegistered => {
@@ -570,49 +628,76 @@ impl Sim {
     // ---- liveness
 
     /// Notes that `holds`; breaks `invariant` when it has held for longer than `limit`.
-    fn hold(&mut self, invariant: &'static str, key: i64, holds: bool, limit: i64, what: impl FnOnce() -> String) {
-        let key = (invariant, key);
+    fn hold(&mut self, invariant: &'static str, key: i64, holds: bool, limit: i64, what: impl FnOnce(&Self) -> String) {
+        let key = (key, invariant);
         if !holds {
             self.judge.held.remove(&key);
             return;
         }
         let since = *self.judge.held.entry(key).or_insert(self.now);
+        self.judge.stale_at = self.judge.stale_at.min(since + limit + 1);
         if self.now - since > limit {
-            self.breaks(invariant, format!("for {} s: {}", (self.now - since) / SECOND, what()));
+            let what = format!("for {} s: {}", (self.now - since) / SECOND, what(self));
+            self.breaks(invariant, what);
         }
     }
 
-    fn is_healthy(&self, account: usize) -> bool {
+    /// Whether an account can be served, and when time alone changes that.
+    fn health(&self, account: usize) -> (bool, i64) {
         let state = &self.github.accounts[account];
         let until = state.blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
-        let waits = until > 0 && self.now < until + RECOVERY;
-        let troubled = self.judge.trouble.get(&account).is_some_and(|at| self.now - at < HOUR);
-        !state.removed && !state.suspended && !waits && !troubled
+        let waits_until = if until > 0 { until + RECOVERY } else { 0 };
+        let troubled_until = self.judge.trouble.get(&account).map_or(0, |at| at + HOUR);
+        let well_at = waits_until.max(troubled_until);
+        let changes_at = if self.now < well_at { well_at } else { i64::MAX };
+        (!state.removed && !state.suspended && self.now >= well_at, changes_at)
+    }
+
+    fn is_healthy(&self, account: usize) -> bool {
+        self.health(account).0
+    }
+
+    /// Which accounts and entities can be looked after now.
+    fn sight(&self) -> Sight {
+        let health: Vec<(bool, i64)> = (0..self.github.accounts.len()).map(|it| self.health(it)).collect();
+        let mut told: Vec<i64> = Vec::new();
+        for row in self.store.rows.jobs().filter(|row| row.installation.0 != 0) {
+            let entity = row.entity.0;
+            let Some(account) = self.account_of(entity).filter(|_| !told.contains(&entity)) else { continue };
+            let state = &self.github.accounts[account];
+            // A leader that began after the App was installed anew has read of jobs that have not ended alone.
+            if row.installation.0 == state.installation && (state.removed_at == 0 || !row.status.is_ended()) {
+                told.push(entity);
+            }
+        }
+        let changes_at = health.iter().map(|it| it.1).min().unwrap_or(i64::MAX);
+        let gone = self.github.accounts.iter().map(|it| it.removed || it.suspended).collect();
+        Sight { healthy: health.into_iter().map(|it| it.0).collect(), gone, told, changes_at }
     }
 
     /// Whether an entity's runners can be looked after: nothing is wrong with its account, and a delivery told of the
     /// installation that it has now.
-    fn is_reachable(&self, entity: i64) -> bool {
-        let Some(account) = self.account_of(entity) else { return true };
-        let state = &self.github.accounts[account];
-        // A leader that began after the App was installed anew has read of jobs that have not ended alone.
-        let told = |row: &Job| {
-            row.entity.0 == entity
-                && row.installation.0 == state.installation
-                && (state.removed_at == 0 || !row.status.is_ended())
-        };
-        self.is_healthy(account) && self.store.rows.jobs().any(told)
+    fn is_reachable(&self, sight: &Sight, entity: i64) -> bool {
+        self.account_of(entity).is_none_or(|account| sight.healthy[account] && sight.told.contains(&entity))
     }
 
     /// Looks at everything; whether the run is over.
     pub(crate) fn look(&mut self) -> bool {
         self.look_at_leadership();
-        if self.now >= self.plan.quiet_at + RECOVERY {
-            self.look_at_jobs();
-            self.look_at_supply();
-            self.look_at_runners();
-            self.look_at_pods();
-            self.look_at_workers();
+        if self.now < self.plan.quiet_at + RECOVERY {
+            return false;
+        }
+        // Where nothing has happened and no time is up there is nothing new to see.
+        if self.judge.dirty || self.now >= self.judge.stale_at {
+            let sight = self.sight();
+            self.judge.dirty = false;
+            self.judge.stale_at = sight.changes_at;
+            self.look_at_jobs(&sight);
+            self.look_at_supply(&sight);
+            self.look_at_runners(&sight);
+            self.look_at_pods(&sight);
+            self.look_at_workers(&sight);
+            self.judge.settled = self.is_settled(&sight);
         }
         self.look_for_the_end()
     }
@@ -620,37 +705,48 @@ impl Sim {
     fn look_at_leadership(&mut self) {
         let able = self.schedulers.iter().any(|it| it.alive && !it.paused);
         let led = self.schedulers.iter().any(|it| it.is_leading() && !it.paused);
-        self.hold("L8 failover", 0, able && !led, LED, || String::from("nobody leads"));
+        self.hold("L8 failover", 0, able && !led, LED, |_| String::from("nobody leads"));
     }
 
     /// L2: rows follow GitHub.
-    fn look_at_jobs(&mut self) {
+    fn look_at_jobs(&mut self, sight: &Sight) {
         // What has ended on both sides says nothing new, and is most of what there is.
         let open = |(id, job): &(&i64, &crate::github::Job)| {
-            job.state != JobState::Done || self.store.rows.job(JobId(**id)).is_none_or(|row| !row.status.is_ended())
+            sight.healthy[job.account]
+                && (job.state != JobState::Done
+                    || self.store.rows.job(JobId(**id)).is_none_or(|row| !row.status.is_ended()))
         };
         let open: Vec<i64> = self.github.jobs.iter().filter(open).map(|(id, _)| *id).collect();
+        let mut lost = vec![0; sight.healthy.len()];
+        for job in open.iter().filter_map(|id| self.github.jobs.get(id)).filter(|job| job.state == JobState::Done) {
+            lost[job.account] += 1;
+        }
         for id in open {
-            let Some(job) = self.github.jobs.get(&id).cloned() else { continue };
-            if !self.is_healthy(job.account) {
-                continue;
-            }
-            let row = self.store.rows.job(JobId(id)).cloned();
+            let Some(job) = self.github.jobs.get(&id) else { continue };
+            let (state, account) = (job.state, job.account);
+            let row = self.store.rows.job(JobId(id));
             let unknown = row.is_none() && job.posted.sent > 0 && job.posted.open == 0;
             // What is refused again and again is repeated ever more rarely.
             let limit = MADE_UP + if job.posted.refused >= OFTEN { HOUR } else { 0 };
-            self.hold("L2 made-up", id, unknown, limit, || format!("job {id} is not known"));
-            let Some(row) = row.filter(|row| self.is_reachable(row.entity.0)) else { continue };
-            let late = job.state == JobState::Done && !row.status.is_ended();
+            self.hold("L2 made-up", id, unknown, limit, |_| format!("job {id} is not known"));
+            let Some(row) = self.store.rows.job(JobId(id)) else { continue };
+            if !self.is_reachable(sight, row.entity.0) {
+                continue;
+            }
+            let status = row.status;
+            let late = state == JobState::Done && !status.is_ended();
             let named = row.assignment.as_ref().map(|it| WorkerName(it.runner.clone()));
             let ours = named.is_some_and(|name| self.store.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
-            let budget = &self.github.accounts[job.account];
-            let poor = self.jobs_of(job.account) * 40 > i64::from(budget.limit);
-            let limit = if ours { ENDED } else { SWEPT } + if poor { HOUR } else { 0 };
-            self.hold("L2 ended", id, late, limit, || format!("job {id} has ended and its row says {:?}", row.status));
-            let waits = job.state == JobState::Queued && row.status == Status::Running && !row.is_requeued();
+            let waits = state == JobState::Queued && status == Status::Running && !row.is_requeued();
+            let poor = self.jobs_of(account) * 40 > i64::from(self.github.accounts[account].limit);
+            // Polls have a quarter of the hour's calls, evenly: when more ends were lost than a minute has polls for, a
+            // job waits for the others' turns.
+            let (a_minute, others) = (i64::from(self.github.accounts[account].limit) / 240, lost[account]);
+            let turns = (others - a_minute).max(0) * MINUTE / a_minute.max(1);
+            let limit = if ours { ENDED + turns } else { SWEPT } + if poor { HOUR } else { 0 };
+            self.hold("L2 ended", id, late, limit, |_| format!("job {id} has ended and its row says {status:?}"));
             let limit = SWEPT + if poor { HOUR } else { 0 };
-            self.hold("L2 requeued", id, waits, limit, || format!("job {id} is queued again and its row runs"));
+            self.hold("L2 requeued", id, waits, limit, |_| format!("job {id} is queued again and its row runs"));
         }
     }
 
@@ -659,81 +755,78 @@ impl Sim {
     }
 
     /// L1: whoever has room gets a worker.
-    fn look_at_supply(&mut self) {
-        let mut groups: BTreeMap<(i64, String), Job> = BTreeMap::new();
+    fn look_at_supply(&mut self, sight: &Sight) {
+        // Each group with a waiting job, by its first one.
+        let mut groups: Vec<&Job> = Vec::new();
         for (id, job) in &self.github.jobs {
-            if job.state != JobState::Queued || !self.is_healthy(job.account) {
+            if job.state != JobState::Queued || !sight.healthy[job.account] {
                 continue;
             }
-            if let Some(row) = self.store.rows.job(JobId(*id)).filter(|row| is_waiting(row)) {
-                groups.entry((row.entity.0, row.labels.to_string())).or_insert_with(|| row.clone());
+            if let Some(row) = self.store.rows.job(JobId(*id)).filter(|row| is_waiting(row))
+                && !groups.iter().any(|it| it.entity == row.entity && it.labels == row.labels)
+            {
+                groups.push(row);
             }
         }
-        let mut keys = BTreeSet::new();
-        for ((entity, labels), row) in groups {
-            let like = Worker {
-                name: WorkerName::from(""),
-                entity: row.entity,
-                entity_name: row.entity_name.clone(),
-                entity_type: row.entity_type,
-                owner: row.owner,
-                installation: row.installation,
-                repo: None,
-                labels: row.labels.clone(),
-                pool: row.pool.clone(),
-                image: row.image.clone(),
-                node: None,
-                status: Status::Pending,
-                failure: None,
-                created_at: row.created_at,
-                running_at: None,
-                completed_at: None,
-            };
-            let (waiting, free) = self.demand(&like, 0);
-            let room = self.owner_has_room(row.owner);
-            let pool = self.cluster.pools.iter().position(|pool| *pool == row.pool);
-            let place = pool.is_some_and(|pool| {
-                let unplaced = |it: &&Worker| {
-                    !it.status.is_ended() && it.pool == row.pool && !self.cluster.pods.contains_key(&it.name)
-                };
-                let unplaced = self.store.rows.workers().filter(unplaced).count() as i64;
-                self.cluster.offered(pool) > self.cluster.live(pool) + unplaced
-            });
-            if !room {
+        let groups: Vec<Supply> = groups.into_iter().map(|row| self.supply(row)).collect();
+        for it in &groups {
+            if !it.room {
                 self.rare(Rare::AtCap);
             }
-            if !place {
+            if !it.place {
                 self.rare(Rare::PoolFull);
             }
-            let key = entity ^ crate::trace::number(&labels);
-            keys.insert(key);
-            let unmet = waiting > free && room && place;
+            let unmet = it.waiting > it.free && it.room && it.place;
             // A runner that a job took whose row was failed shows as busy in the next listing only.
-            let lately = |row: &Job| row.entity.0 == entity && row.status == Status::Failed;
-            let limit = SERVED + if self.store.rows.jobs().any(lately) { LISTED } else { 0 };
-            self.hold("L1 served", key, unmet, limit, || {
+            let limit = SERVED + if it.failed { LISTED } else { 0 };
+            self.hold("L1 served", it.key, unmet, limit, |_| {
+                let Supply { entity, labels, waiting, free, .. } = it;
                 format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room")
             });
         }
-        let stale: Vec<_> =
-            self.judge.held.keys().filter(|it| it.0 == "L1 served" && !keys.contains(&it.1)).copied().collect();
-        for key in stale {
-            self.judge.held.remove(&key);
+        self.judge.held.retain(|key, _| key.1 != "L1 served" || groups.iter().any(|it| it.key == key.0));
+    }
+
+    /// What the group of a waiting job has and may have.
+    fn supply(&self, row: &Job) -> Supply {
+        let labels = row.labels.to_string();
+        let (waiting, free) = self.demand(row.entity, &row.labels, 0);
+        let pool = self.cluster.pools.iter().position(|pool| *pool == row.pool);
+        let place = pool.is_some_and(|pool| {
+            let unplaced = |it: &&Worker| {
+                !it.status.is_ended() && it.pool == row.pool && !self.cluster.pods.contains_key(&it.name)
+            };
+            let unplaced = self.store.rows.workers().filter(unplaced).count() as i64;
+            self.cluster.offered(pool) > self.cluster.live(pool) + unplaced
+        });
+        let lately = |it: &Job| it.entity == row.entity && it.status == Status::Failed;
+        Supply {
+            key: row.entity.0 ^ crate::trace::number(&labels),
+            entity: row.entity.0,
+            labels,
+            waiting,
+            free,
+            room: self.owner_has_room(row.owner),
+            place,
+            failed: self.store.rows.jobs().any(lately),
         }
     }
 
     /// L4 and L5: what GitHub has of ours.
-    fn look_at_runners(&mut self) {
-        let entries: Vec<(i64, Entry)> = self.github.runners.iter().map(|(id, it)| (*id, it.clone())).collect();
-        for (id, entry) in entries {
-            let healthy = self.is_reachable(entry.entity);
-            let row = self.store.rows.worker(&entry.name).cloned();
-            let orphan = row.as_ref().is_none_or(|row| row.status.is_ended()) && entry.job.is_none() && healthy;
-            self.hold("L4 orphan runner", id, orphan, CLEAN, || format!("runner {} has no worker", entry.name));
-            let surplus = row.is_some_and(|row| {
-                entry.idle_since.is_some() && entry.job.is_none() && healthy && self.demand(&row, 0).0 == 0
-            });
-            self.hold("L5 surplus", id, surplus, CLEAN, || format!("runner {} is needed by nobody", entry.name));
+    fn look_at_runners(&mut self, sight: &Sight) {
+        let judged = |(&id, entry): (&i64, &Entry)| {
+            let healthy = self.is_reachable(sight, entry.entity) && entry.job.is_none();
+            let row = self.store.rows.worker(&entry.name);
+            let orphan = healthy && row.is_none_or(|row| row.status.is_ended());
+            let idle = healthy && entry.idle_since.is_some();
+            let surplus = idle && row.is_some_and(|row| self.waiting_jobs(row.entity, &row.labels) == 0);
+            (id, orphan, surplus)
+        };
+        let judged: Vec<_> = self.github.runners.iter().map(judged).collect();
+        for (id, orphan, surplus) in judged {
+            let name = |sim: &Self| sim.github.runners.get(&id).map_or(String::new(), |it| it.name.to_string());
+            self.hold("L4 orphan runner", id, orphan, CLEAN, |sim| format!("runner {} has no worker", name(sim)));
+            self.hold("L5 surplus", id, surplus, CLEAN, |sim| format!("runner {} is needed by nobody", name(sim)));
         }
     }
 
@@ -742,70 +835,87 @@ impl Sim {
     }
 
     /// L3 and L4: what the cluster has of ours.
-    fn look_at_pods(&mut self) {
-        let pods: Vec<(WorkerName, crate::cluster::Pod)> =
-            self.cluster.pods.iter().map(|(name, pod)| (name.clone(), pod.clone())).collect();
-        for (name, pod) in pods {
-            let row = self.store.rows.worker(&name).cloned();
-            let active = row.as_ref().is_some_and(|row| !row.status.is_ended());
-            let healthy = row.as_ref().is_none_or(|row| self.is_reachable(row.entity.0));
-            let key = number(&name);
-            let entry = pod.connected.or(pod.secret).and_then(|id| self.github.runners.get(&id)).cloned();
-            let unregistered =
-                pod.phase == PodPhase::Running && entry.as_ref().is_none_or(|it| !it.online && it.job.is_none());
-            let holds = unregistered && active && healthy && !pod.deleting;
-            // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
-            self.hold("L3 never-registered", key, holds, 3 * MINUTE, || format!("{name} runs and is not registered"));
-            let pending = pod.phase == PodPhase::Pending && active && healthy && !pod.deleting;
-            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, || format!("{name} is pending"));
+    fn look_at_pods(&mut self, sight: &Sight) {
+        let judged = |(name, pod): (&WorkerName, &crate::cluster::Pod)| {
+            let row = self.store.rows.worker(name);
+            let active = row.is_some_and(|row| !row.status.is_ended());
+            let (ended, deleting) = (pod.phase.is_ended(), pod.deleting);
+            let healthy = row.is_none_or(|row| self.is_reachable(sight, row.entity.0));
+            let entry = pod.connected.or(pod.secret).and_then(|id| self.github.runners.get(&id));
+            let away = entry.is_none_or(|it| !it.online && it.job.is_none());
             let busy = entry.is_some_and(|it| it.job.is_some());
-            let orphan = !pod.phase.is_ended() && !pod.deleting && !active && healthy && !busy;
-            self.hold("L4 orphan pod", key, orphan, CLEAN, || format!("pod {name} has no active worker"));
-            let old = pod.phase.is_ended() && !pod.deleting;
-            self.hold("S12 kept too long", key, old, GRACE + 10 * MINUTE + self.most_skew(), || {
-                format!("pod {name} has ended and is still there")
+            PodLook {
+                key: number(name),
+                unregistered: pod.phase == PodPhase::Running && away && active && healthy && !deleting,
+                pending: pod.phase == PodPhase::Pending && active && healthy && !deleting,
+                orphan: !ended && !deleting && !active && healthy && !busy,
+                old: ended && !deleting,
+                name: name.clone(),
+            }
+        };
+        let judged: Vec<_> = self.cluster.pods.iter().map(judged).collect();
+        let kept = GRACE + 10 * MINUTE + self.most_skew();
+        for PodLook { name, key, unregistered, pending, orphan, old } in judged {
+            // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
+            self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, |_| {
+                format!("{name} runs and is not registered")
             });
+            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, |_| format!("{name} is pending"));
+            self.hold("L4 orphan pod", key, orphan, CLEAN, |_| format!("pod {name} has no active worker"));
+            self.hold("S12 kept too long", key, old, kept, |_| format!("pod {name} has ended and is still there"));
         }
     }
 
     /// L4: what the store has of ours.
-    fn look_at_workers(&mut self) {
-        let rows: Vec<Worker> = self.store.rows.workers().filter(|it| !it.status.is_ended()).cloned().collect();
-        for row in rows {
-            let healthy = self.is_reachable(row.entity.0);
+    fn look_at_workers(&mut self, sight: &Sight) {
+        let active = self.store.rows.workers().filter(|it| !it.status.is_ended());
+        let judged = |row: &Worker| {
             let ended = self.cluster.pods.get(&row.name).is_none_or(|pod| pod.phase.is_ended());
-            self.hold("L4 orphan worker", number(&row.name), ended && healthy, CLEAN + 2 * MINUTE, || {
-                format!("worker {} is {:?} and has no pod", row.name, row.status)
+            (row.name.clone(), row.status, ended && self.is_reachable(sight, row.entity.0))
+        };
+        let judged: Vec<_> = active.map(judged).collect();
+        for (name, status, orphan) in judged {
+            self.hold("L4 orphan worker", number(&name), orphan, CLEAN + 2 * MINUTE, |_| {
+                format!("worker {name} is {status:?} and has no pod")
             });
         }
     }
 
-    /// Whether all that can end has ended, and it has been quiet since.
-    fn look_for_the_end(&mut self) -> bool {
-        let stuck = |account: usize| !self.is_healthy(account);
-        let jobs = self.github.jobs.iter().all(|(id, job)| {
+    /// Whether all that can end has ended.
+    fn is_settled(&self, sight: &Sight) -> bool {
+        let job = |(id, job): (&i64, &crate::github::Job)| {
             let row = self.store.rows.job(JobId(*id));
             let given_up = row.is_some_and(|row| row.status == Status::Failed);
-            stuck(job.account)
+            sight.gone[job.account]
                 // Queued while the App was not installed: nobody ever told us.
                 || job.posted.sent == 0
                 || (job.state == JobState::Done && row.is_none_or(|row| row.status.is_ended()))
                 || (job.state == JobState::Queued && given_up)
-        });
-        let free = |entity: i64| self.is_reachable(entity);
-        let workers = self.store.rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0));
-        let runners = self.github.runners.values().all(|it| !free(it.entity));
-        let pods = self.cluster.pods.iter().all(|(name, pod)| {
+        };
+        // What a limit keeps from being done now is done when the limit is over, and is waited for.
+        let free = |entity: i64| {
+            self.account_of(entity).is_none_or(|account| !sight.gone[account] && sight.told.contains(&entity))
+        };
+        let pod = |(name, pod): (&WorkerName, &crate::cluster::Pod)| {
             pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
-        });
-        let sent = self.github.log.iter().all(|it| it.over);
-        if !(jobs && workers && runners && pods && sent && self.now >= self.plan.quiet_at + RECOVERY) {
+        };
+        self.github.under_way == 0
+            && self.github.jobs.iter().all(job)
+            && self.store.rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0))
+            && self.github.runners.values().all(|it| !free(it.entity))
+            && self.cluster.pods.iter().all(pod)
+    }
+
+    /// Whether it has been quiet since all that can end has ended.
+    fn look_for_the_end(&mut self) -> bool {
+        if !self.judge.settled {
             self.judge.done_at = None;
             return false;
         }
         let decisions: u64 = self.schedulers.iter().map(|it| it.decisions).sum();
         // Whoever could not be looked after until now has just begun.
         let reachable: Vec<bool> = (0..self.github.accounts.len()).map(|account| self.is_healthy(account)).collect();
+        let healthy = reachable.iter().all(|&it| it);
         if self.judge.reachable != reachable {
             self.judge.reachable = reachable;
             self.judge.done_at = None;
@@ -820,7 +930,6 @@ impl Sim {
         if quiet_for < QUIET || grace {
             return false;
         }
-        let healthy = (0..self.github.accounts.len()).all(|account| self.is_healthy(account));
         let healthy = healthy && self.github.accounts.iter().all(|account| account.removed_at == 0);
         if !self.plan.long && healthy && self.judge.last_change > done_at + MINUTE {
             let what =

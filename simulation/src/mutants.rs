@@ -141,9 +141,10 @@ pub fn run(only: Option<&str>, seeds: u64, mut each: impl FnMut(&Fared)) -> Resu
     let root = root()?;
     let mutants = read_all(&root, only)?;
     let scratch = Scratch::new(&root)?;
-    // A patch that no longer applies is found before any time is spent.
-    for mutant in &mutants {
-        scratch.apply(mutant, false)?;
+    // Patches that no longer apply are found before any time is spent, all of them.
+    let stale: Vec<String> = mutants.iter().filter_map(|mutant| scratch.apply(mutant, false).err()).collect();
+    if !stale.is_empty() {
+        return Err(stale.join("\n"));
     }
     scratch.build("unpatched")?;
     let unpatched = scratch.sweep("unpatched", "", seeds)?;

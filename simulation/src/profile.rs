@@ -29,11 +29,13 @@ pub enum Profile {
     Failover,
     /// Schedulers are replaced in order while jobs run.
     Upgrade,
+    /// Twenty jobs on five nodes, and anything may go wrong: the world that speed is measured in.
+    Twenty,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Profile; 9] = [
+    pub const ALL: [Profile; 10] = [
         Profile::Mixed,
         Profile::Steady,
         Profile::Storm,
@@ -43,7 +45,16 @@ impl Profile {
         Profile::Limited,
         Profile::Failover,
         Profile::Upgrade,
+        Profile::Twenty,
     ];
+
+    /// Those that a sweep over all profiles goes round. What is only measured in has nothing that the others have not.
+    pub const IN_TURN: &'static [Profile] = Self::ALL.split_at(9).0;
+
+    /// Whether anything may go wrong.
+    fn is_mixed(self) -> bool {
+        matches!(self, Profile::Mixed | Profile::Twenty)
+    }
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -57,6 +68,7 @@ impl Profile {
             Profile::Limited => "limited",
             Profile::Failover => "failover",
             Profile::Upgrade => "upgrade",
+            Profile::Twenty => "twenty",
         }
     }
 
@@ -70,7 +82,7 @@ impl Profile {
         use Fault::*;
         match self {
             Profile::Steady | Profile::Upgrade => &[],
-            Profile::Mixed => &[
+            Profile::Mixed | Profile::Twenty => &[
                 WebhookFailed,
                 WebhookDuplicated,
                 WebhookReordered,
@@ -136,6 +148,7 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
     let (jobs, spread) = match profile {
         Profile::Storm if flood => (rng.between(400, 600), rng.between(SECOND, 5 * SECOND)),
         Profile::Storm => (rng.between(40, 120), rng.between(SECOND, MINUTE)),
+        Profile::Twenty => (20, rng.between(MINUTE, 15 * MINUTE)),
         _ => (rng.between(5, 25), rng.between(MINUTE, 15 * MINUTE)),
     };
     let active = spread + rng.between(2 * MINUTE, 10 * MINUTE);
@@ -151,7 +164,7 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
         epoch: EPOCH + rng.between(0, 1000),
         quiet_at: active,
         end: active + 5 * HOUR,
-        long: rng.chance(if profile == Profile::Mixed { 4 } else { 0 }),
+        long: rng.chance(if profile.is_mixed() { 4 } else { 0 }),
         world,
         deed: Vec::new(),
         window: Vec::new(),
@@ -178,7 +191,7 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
 
 fn draw_world(rng: &mut Rng, profile: Profile) -> World {
     let accounts = rng.between(1, 3);
-    let limited = profile == Profile::Limited || (profile == Profile::Mixed && rng.chance(10));
+    let limited = profile == Profile::Limited || (profile.is_mixed() && rng.chance(10));
     let account = (0..accounts).map(|i| {
         let cap = rng.chance(50).then(|| rng.between(1, 6) as u32);
         let limit = if limited { rng.between(300, 900) as u32 } else { 5_000 };
@@ -194,8 +207,14 @@ fn draw_world(rng: &mut Rng, profile: Profile) -> World {
     let account = account.collect();
     let pools = rng.between(1, 2) as usize;
     let most = if profile == Profile::Storm { 30 } else { 4 };
+    let mut left = 5;
     let pool = (0..pools).map(|i| {
-        let nodes = rng.between(1, most) as usize;
+        let nodes = match profile {
+            Profile::Twenty if i + 1 == pools => left,
+            Profile::Twenty => rng.between(1, 4) as usize,
+            _ => rng.between(1, most) as usize,
+        };
+        left -= nodes.min(left);
         Pool { name: format!("board-{i}"), nodes: (0..nodes).map(|_| if rng.chance(80) { 1 } else { 2 }).collect() }
     });
     let pool: Vec<Pool> = pool.collect();
@@ -205,7 +224,7 @@ fn draw_world(rng: &mut Rng, profile: Profile) -> World {
         labels.push(vec![String::from("board-1-label")]);
         pool_of.push(1);
     }
-    if profile == Profile::Mixed && rng.chance(35) {
+    if profile.is_mixed() && rng.chance(35) {
         // Runners of the second set can take jobs of the first.
         labels.push(vec![String::from("wide")]);
         labels.push(vec![String::from("wide"), String::from("x")]);
@@ -213,10 +232,10 @@ fn draw_world(rng: &mut Rng, profile: Profile) -> World {
     }
     let schedulers = match profile {
         Profile::Failover | Profile::Upgrade => rng.between(2, 3),
-        Profile::Mixed => rng.between(1, 3),
+        Profile::Mixed | Profile::Twenty => rng.between(1, 3),
         _ => 1,
     } as usize;
-    let skewed = matches!(profile, Profile::Failover | Profile::Mixed) && rng.chance(30);
+    let skewed = (profile == Profile::Failover || profile.is_mixed()) && rng.chance(30);
     let skew = if skewed { (0..schedulers).map(|_| rng.between(-40, 40) * SECOND).collect() } else { Vec::new() };
     World {
         schedulers,
@@ -261,7 +280,7 @@ fn draw_jobs(rng: &mut Rng, plan: &mut Plan, profile: Profile, jobs: i64, spread
 }
 
 fn draw_windows(rng: &mut Rng, plan: &mut Plan, profile: Profile, active: i64) {
-    let percent = if profile == Profile::Mixed { 14 } else { 50 };
+    let percent = if profile.is_mixed() { 14 } else { 50 };
     for &fault in profile.faults() {
         if !rng.chance(percent) {
             continue;
@@ -279,7 +298,7 @@ fn draw_windows(rng: &mut Rng, plan: &mut Plan, profile: Profile, active: i64) {
 }
 
 fn draw_troubles(rng: &mut Rng, plan: &mut Plan, profile: Profile, active: i64) {
-    let mixed = profile == Profile::Mixed;
+    let mixed = profile.is_mixed();
     let mut add = |at: i64, what: What| plan.deed.push(Deed { at, what });
     let schedulers = plan.world.schedulers as u64;
     let failing = matches!(profile, Profile::Failover) || (mixed && rng.chance(40));

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use engine::ids::WorkerName;
+use engine::{
+    facts::Job,
+    ids::{JobId, Time, WorkerName},
+};
 
 use crate::{
     github::JobState,
@@ -28,8 +31,10 @@ pub struct Outcome {
     pub lines: Vec<(i64, String)>,
     /// Each job: (queued, started, ended, pool, owner), seconds since the world's start.
     pub jobs: BTreeMap<i64, Served>,
-    /// How each job ended, for comparing runs: GitHub's word and the row's.
-    pub ends: BTreeMap<i64, String>,
+    /// How each job ended, for comparing runs.
+    pub ends: BTreeMap<i64, End>,
+    /// What has not ended: workers, runner entries, pods.
+    pub left: Vec<String>,
     /// Calls to GitHub on behalf of installations.
     pub calls: u64,
     /// Pods made.
@@ -47,6 +52,15 @@ pub struct Meter {
     pub idle: i64,
     /// From a pod's creation to its end, all pods together.
     pub live: i64,
+}
+
+/// How one job ended: GitHub's word, and its row without what depends on when and on which runner it ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// It is over on GitHub.
+    pub done: bool,
+    /// Its row; `created_at` is milliseconds since the world's start.
+    pub row: Option<Job>,
 }
 
 /// How one job fared. Seconds since the world's start.
@@ -110,10 +124,22 @@ impl Outcome {
                 owner: sim.plan.world.account[job.account].id,
             };
             jobs.insert(id, served);
-            let row = sim.store.rows.job(engine::ids::JobId(id)).map(|row| row.status);
-            let done = if job.state == JobState::Done { "done" } else { "open" };
-            ends.insert(id, format!("{done} {row:?}"));
+            let row = sim.store.rows.job(JobId(id)).map(|row| Job {
+                created_at: Time(row.created_at.0 - sim.plan.epoch),
+                assignment: None,
+                completed_at: None,
+                requeued_at: None,
+                ..row.clone()
+            });
+            ends.insert(id, End { done: job.state == JobState::Done, row });
         }
+        let workers = sim.store.rows.workers().filter(|it| !it.status.is_ended());
+        let pods = sim.cluster.pods.iter().filter(|(_, pod)| !pod.phase.is_ended());
+        let left = workers
+            .map(|it| format!("worker {} {:?}", it.name, it.status))
+            .chain(sim.github.runners.values().map(|it| format!("runner {}", it.name)))
+            .chain(pods.map(|(name, pod)| format!("pod {name} {:?}", pod.phase)))
+            .collect();
         Self {
             broken: sim.broken().cloned(),
             hash: sim.trace.hash(),
@@ -123,6 +149,7 @@ impl Outcome {
             lines: sim.trace.lines().to_vec(),
             jobs,
             ends,
+            left,
             calls: sim.github.accounts.iter().map(|it| it.calls).sum(),
             pods: sim.cluster.made,
             meters: sim.meters.clone(),

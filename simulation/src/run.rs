@@ -1,7 +1,7 @@
 //! The loop: one queue of events in simulated time, and everything that they change.
 
 use std::{
-    cmp::Ordering,
+    cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     sync::Arc,
 };
@@ -138,30 +138,57 @@ pub enum Event {
     Look,
 }
 
-struct Item {
-    at: i64,
+impl Event {
+    /// Whether it may change anything that liveness is judged by: all do that are not known to change nothing but what
+    /// a scheduler knows.
+    fn touches_the_world(&self) -> bool {
+        match self {
+            Event::To { .. } | Event::Look => false,
+            Event::Reach { action, .. } => !action_only_reads(action),
+            _ => true,
+        }
+    }
+}
+
+/// Whether a call asks and does nothing. A refusal that it meets is drawn, and none is after the faults have stopped.
+fn action_only_reads(action: &Action) -> bool {
+    matches!(action, Action::PollJob { .. } | Action::ListRunners(_) | Action::ListPods | Action::ListDeliveries { .. })
+}
+
+/// What is planned, earliest first; of one time, what was planned first.
+///
+/// The heap moves keys of sixteen bytes and no events: those lie still in `slots`.
+#[derive(Default)]
+struct Queue {
+    heap: BinaryHeap<Reverse<u128>>,
+    slots: Vec<Option<Event>>,
+    free: Vec<u32>,
     serial: u64,
-    event: Event,
 }
 
-impl PartialEq for Item {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
+impl Queue {
+    /// Bits of a key that say where its event lies: more than can ever wait at one time.
+    const SLOT: u32 = 24;
+    /// Bits that say when it was planned, among those of one time: more than a run has.
+    const SERIAL: u32 = 40;
+
+    fn push(&mut self, at: i64, event: Event) {
+        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        match self.slots.get_mut(slot as usize) {
+            Some(free) => *free = Some(event),
+            None => self.slots.push(Some(event)),
+        }
+        self.serial += 1;
+        let order = u128::from(self.serial) << Self::SLOT | u128::from(slot);
+        self.heap.push(Reverse((at as u128) << (Self::SLOT + Self::SERIAL) | order));
     }
-}
 
-impl Eq for Item {}
-
-impl PartialOrd for Item {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Item {
-    /// The earliest is the greatest; of one time, the first that was planned.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.serial).cmp(&(self.at, self.serial))
+    fn pop(&mut self) -> Option<(i64, Event)> {
+        let Reverse(key) = self.heap.pop()?;
+        let slot = key as u32 & ((1 << Self::SLOT) - 1);
+        self.free.push(slot);
+        let event = self.slots[slot as usize].take()?;
+        Some(((key >> (Self::SLOT + Self::SERIAL)) as i64, event))
     }
 }
 
@@ -173,8 +200,7 @@ pub struct Sim {
     pub(crate) rng: Rng,
     /// Milliseconds since the world's start.
     pub now: i64,
-    queue: BinaryHeap<Item>,
-    serial: u64,
+    queue: Queue,
     /// GitHub.
     pub github: GitHub,
     /// The cluster.
@@ -216,8 +242,7 @@ impl Sim {
             policy,
             rng: Rng::new(plan.seed ^ 0x5eed),
             now: 0,
-            queue: BinaryHeap::with_capacity(256),
-            serial: 0,
+            queue: Queue::default(),
             github: GitHub::default(),
             cluster: Cluster::default(),
             store: Store::default(),
@@ -241,19 +266,22 @@ impl Sim {
     }
 
     fn go(&mut self) {
-        while let Some(item) = self.queue.pop() {
-            self.now = item.at;
+        while let Some((at, event)) = self.queue.pop() {
+            self.now = at;
             if self.done || self.broken.is_some() {
                 return;
             }
             if self.now > self.plan.end {
                 return self.judge_end();
             }
-            self.happen(item.event);
+            self.happen(event);
         }
     }
 
     fn happen(&mut self, event: Event) {
+        if event.touches_the_world() {
+            self.judge.dirty = true;
+        }
         match event {
             Event::Deed(i) => self.deed(i),
             Event::Over(i) => self.over(i),
@@ -333,8 +361,7 @@ impl Sim {
 
     /// Plans an event.
     pub(crate) fn after(&mut self, wait: i64, event: Event) {
-        self.serial += 1;
-        self.queue.push(Item { at: self.now + wait, serial: self.serial, event });
+        self.queue.push(self.now + wait, event);
     }
 
     /// A time of the world as the engine knows times.

@@ -45,12 +45,19 @@ pub struct Scheduler {
     term: u64,
     epoch: Option<Epoch>,
     lease_until: i64,
+    /// Attempts to lead; the latest counts.
+    attempt: u64,
+    /// It stands by without asking, since then.
+    waits_since: Option<i64>,
     snapshot: Option<Box<Snapshot>>,
     cursor: Option<u64>,
     writes: Vec<(u64, Write)>,
     writing: bool,
     vault: BTreeMap<WorkerName, i64>,
+    /// When it decides next by itself.
     wake: i64,
+    /// When the earliest event for that is planned.
+    alarm: i64,
     reading: bool,
     readings: u64,
     read_again: bool,
@@ -88,8 +95,8 @@ pub struct Reading {
 /// What is addressed to a process, and waits while it stands still.
 #[derive(Debug)]
 pub enum Inbox {
-    /// Try to lead.
-    Acquire,
+    /// Try to lead, if this is the attempt of this number.
+    Acquire(u64),
     /// Renew leadership.
     Renew,
     /// The lease may be over.
@@ -104,7 +111,7 @@ pub enum Inbox {
     Seen(u64, Box<Change>),
     /// The watch begins anew.
     Relist(u64),
-    /// The time that the last decision named.
+    /// The time that a decision named, unless a later one named another.
     Wake(i64),
     /// A call ended.
     Answer(u64, Box<Action>, Box<Outcome>),
@@ -189,7 +196,7 @@ impl Sim {
                 self.counts.fault(Fault::ClockSkewed);
             }
             self.schedulers.push(Scheduler { alive: true, offset, ..Scheduler::default() });
-            self.to(i, i as i64 * 200, Inbox::Acquire);
+            self.try_to_lead(i, i as i64 * 200);
         }
     }
 
@@ -218,9 +225,18 @@ impl Sim {
             return self.step_down(s);
         }
         match inbox {
-            Inbox::Acquire => self.acquire(s),
+            Inbox::Acquire(attempt) => {
+                if self.schedulers[s].attempt == attempt {
+                    self.acquire(s);
+                }
+            }
             Inbox::Renew => self.renew(s),
-            Inbox::LeaseOver => {}
+            Inbox::LeaseOver => {
+                // Renewed meanwhile: it is over later.
+                if self.schedulers[s].snapshot.is_some() {
+                    self.to(s, self.schedulers[s].lease_until - self.now, Inbox::LeaseOver);
+                }
+            }
             Inbox::Read => self.read(s),
             Inbox::ReadTick(readings) => {
                 if self.schedulers[s].readings == readings {
@@ -235,9 +251,13 @@ impl Sim {
             }
             Inbox::Relist(watch) => self.relist(s, watch),
             Inbox::Wake(at) => {
-                if self.schedulers[s].wake == at {
-                    self.schedulers[s].wake = i64::MAX;
-                    self.turn(s);
+                if self.schedulers[s].alarm == at {
+                    self.schedulers[s].alarm = i64::MAX;
+                    if self.schedulers[s].wake <= self.now {
+                        self.turn(s);
+                    } else {
+                        self.set_alarm(s);
+                    }
                 }
             }
             Inbox::Answer(id, action, outcome) => {
@@ -256,12 +276,37 @@ impl Sim {
     // ---- leadership
 
     fn acquire(&mut self, s: usize) {
+        self.schedulers[s].waits_since = None;
         if self.schedulers[s].snapshot.is_some() || self.schedulers[s].stopping.is_some() {
             return;
         }
         match self.store_acquires(Span(LEASE)) {
             Ok(Some(epoch)) => self.begin_term(s, epoch),
-            Ok(None) | Err(_) => self.to(s, STAND_BY, Inbox::Acquire),
+            Ok(None) => {
+                // It asks every three seconds. While another's lease holds, and no question can go wrong, all answers
+                // are alike: the next one that may differ is asked.
+                let held_for = self.store.lease_until - self.now;
+                let wait = STAND_BY * (held_for + STAND_BY - 1).div_euclid(STAND_BY).max(1);
+                if wait > STAND_BY && self.store_is_calm_for(wait) {
+                    self.schedulers[s].waits_since = Some(self.now);
+                    return self.try_to_lead(s, wait);
+                }
+                self.try_to_lead(s, STAND_BY);
+            }
+            Err(_) => self.try_to_lead(s, STAND_BY),
+        }
+    }
+
+    fn try_to_lead(&mut self, s: usize, wait: i64) {
+        self.schedulers[s].attempt += 1;
+        let attempt = self.schedulers[s].attempt;
+        self.to(s, wait, Inbox::Acquire(attempt));
+    }
+
+    /// What a process that stands by took for granted may not be so any more: it asks when it would have asked next.
+    pub(crate) fn ask_again(&mut self, s: usize) {
+        if let Some(since) = self.schedulers[s].waits_since.take() {
+            self.try_to_lead(s, STAND_BY - (self.now - since).rem_euclid(STAND_BY));
         }
     }
 
@@ -280,6 +325,7 @@ impl Sim {
         process.vault.clear();
         process.blocked.clear();
         process.wake = i64::MAX;
+        process.alarm = i64::MAX;
         process.reading = false;
         process.read_again = false;
         process.watching = false;
@@ -303,7 +349,6 @@ impl Sim {
         match self.store_renews(epoch, Span(LEASE)) {
             Ok(true) => {
                 self.schedulers[s].lease_until = self.now + LEASE;
-                self.to(s, LEASE, Inbox::LeaseOver);
             }
             Ok(false) => return self.step_down(s),
             Err(_) => {}
@@ -321,7 +366,7 @@ impl Sim {
         if process.stopping.is_some() {
             return self.exit(s);
         }
-        self.to(s, STAND_BY, Inbox::Acquire);
+        self.try_to_lead(s, STAND_BY);
     }
 
     // ---- life
@@ -340,6 +385,7 @@ impl Sim {
         let process = &mut self.schedulers[s];
         process.alive = false;
         process.paused = false;
+        process.waits_since = None;
         process.held.clear();
         process.term += 1;
         process.epoch = None;
@@ -351,13 +397,14 @@ impl Sim {
     pub(crate) fn start(&mut self, s: usize) {
         if !self.schedulers[s].alive {
             self.schedulers[s].alive = true;
-            self.to(s, 500, Inbox::Acquire);
+            self.try_to_lead(s, 500);
         }
     }
 
     pub(crate) fn pause(&mut self, s: usize, lasts: i64) {
         if self.schedulers[s].alive && !self.schedulers[s].paused {
             self.counts.fault(Fault::Paused);
+            self.ask_again(s);
             self.schedulers[s].paused = true;
             self.after(lasts, Event::Resume(s));
         }
@@ -457,6 +504,11 @@ impl Sim {
         self.turn(s);
     }
 
+    /// Whether anybody watches the cluster.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.schedulers.iter().any(|it| it.is_leading() && it.watching)
+    }
+
     /// What happens in the cluster reaches every watch, some time later and in order.
     pub(crate) fn watchers_see(&mut self, change: &Change) {
         for s in 0..self.schedulers.len() {
@@ -538,15 +590,22 @@ impl Sim {
         process.decisions += 1;
         process.latest = process.latest.max(now);
         let decision = decide(snapshot, &self.policy, now);
-        // The loop turns at least every tick, woken or not.
+        // The loop turns at least every tick, woken or not; what an earlier decision named counts no more.
         let wake = decision.wake_at.map_or(i64::MAX, |at| at.0 - self.plan.epoch - process.offset);
-        let wake = wake.max(self.now + 1).min(self.now + TICK);
-        if wake < process.wake || process.wake <= self.now {
-            process.wake = wake;
-            self.to(s, wake - self.now, Inbox::Wake(wake));
-        }
+        process.wake = wake.max(self.now + 1).min(self.now + TICK);
+        self.set_alarm(s);
         for chosen in decision.actions {
             self.carry_out(s, chosen);
+        }
+    }
+
+    /// Plans the next decision, unless an event comes before it anyhow.
+    fn set_alarm(&mut self, s: usize) {
+        let process = &mut self.schedulers[s];
+        let wake = process.wake;
+        if wake < process.alarm {
+            process.alarm = wake;
+            self.to(s, wake - self.now, Inbox::Wake(wake));
         }
     }
 
@@ -688,8 +747,7 @@ impl Sim {
         if !listens && self.rng.chance(50) {
             return;
         }
-        let writes: Vec<Write> = batch.iter().map(|(_, write)| write.clone()).collect();
-        let result = self.store_writes(epoch, &writes);
+        let result = self.store_writes(epoch, &batch);
         if !listens {
             return;
         }

@@ -20,6 +20,8 @@ pub struct Store {
     pub rows: Rows,
     /// The epoch of the latest leadership granted, counted apart from the rows.
     pub granted: i64,
+    /// Until when leadership is held as far as its holder has told; milliseconds since the world's start.
+    pub lease_until: i64,
 }
 
 pub(crate) fn away<T>() -> Result<T, StoreError> {
@@ -72,6 +74,7 @@ impl Sim {
         self.statement(|sim| {
             let granted = sim.store.rows.acquire(now, ttl);
             if let Some(epoch) = granted {
+                sim.store.lease_until = sim.now + ttl.0;
                 sim.judge_granted(epoch);
                 sim.note("granted", epoch.0, 0, || format!("epoch {epoch}"));
             }
@@ -81,22 +84,41 @@ impl Sim {
 
     pub(crate) fn store_renews(&mut self, epoch: Epoch, ttl: Span) -> Result<bool, StoreError> {
         let now = self.abs(self.now);
-        self.statement(|sim| sim.store.rows.renew(epoch, now, ttl))
+        self.statement(|sim| {
+            let renewed = sim.store.rows.renew(epoch, now, ttl);
+            if renewed {
+                sim.store.lease_until = sim.now + ttl.0;
+            }
+            renewed
+        })
     }
 
     pub(crate) fn store_releases(&mut self, epoch: Epoch) {
         // If it is lost the lease runs out by itself.
-        let _ = self.statement(|sim| sim.store.rows.release(epoch));
+        let _ = self.statement(|sim| {
+            sim.store.rows.release(epoch);
+            sim.store.lease_until = sim.now;
+            for s in 0..sim.schedulers.len() {
+                sim.ask_again(s);
+            }
+        });
     }
 
-    pub(crate) fn store_writes(&mut self, epoch: Epoch, writes: &[Write]) -> Result<Vec<Written>, StoreError> {
+    /// Whether no statement can go wrong for so long.
+    pub(crate) fn store_is_calm_for(&self, wait: i64) -> bool {
+        let faults = [Fault::StoreAway, Fault::StoreBefore, Fault::StoreLostAck];
+        let (from, until) = (self.now, (self.now + wait).min(self.plan.quiet_at));
+        !self.plan.window.iter().any(|it| faults.contains(&it.fault) && it.from <= until && from < it.until)
+    }
+
+    pub(crate) fn store_writes(&mut self, epoch: Epoch, writes: &[(u64, Write)]) -> Result<Vec<Written>, StoreError> {
         let written = self.statement(|sim| {
             if !sim.store.rows.is_current(epoch) {
                 sim.counts.rare(Rare::FencedWrite);
                 return None;
             }
             sim.judge_written(epoch);
-            Some(writes.iter().map(|write| sim.write_one(write)).collect())
+            Some(writes.iter().map(|(_, write)| sim.write_one(write)).collect())
         })?;
         written.ok_or(StoreError::Fenced { epoch })
     }

@@ -15,7 +15,7 @@ use crate::{
     facts::{PodPhase, Status},
     governor::Use,
     ids::{EntityId, JobId, Span, Time, WorkerName},
-    snapshot::{Flight, Gx, Key, PodEntry, Stage, WorkerEntry},
+    snapshot::{Flight, Gx, Key, PodEntry, ScopeEntry, Stage, WorkerEntry},
 };
 
 /// A pod found without its Secret is left this long: the leader that made it may still be about to add it.
@@ -274,9 +274,11 @@ fn delete_leftovers(turn: &mut Turn<'_>, entity: EntityId) {
 fn raise_doubts(turn: &mut Turn<'_>, entity: EntityId) {
     let Some(scope) = turn.s.scopes.get(&entity) else { return };
     let Some(listed_at) = scope.listed_at else { return };
+    if scope.active == 0 {
+        return;
+    }
     let mut doubtful: Vec<JobId> = Vec::new();
-    for name in &scope.workers {
-        let Some(worker) = turn.s.worker(name).filter(|worker| worker.is_active()) else { continue };
+    for (name, worker) in workers_of(turn, scope).filter(|(_, worker)| worker.is_active()) {
         let busy = scope.runners.get(name).is_some_and(|runner| runner.busy);
         if let Some(jobs) = turn.s.runner_jobs.get(&name.0) {
             let settled = |id: &&JobId| {
@@ -300,6 +302,16 @@ fn raise_doubts(turn: &mut Turn<'_>, entity: EntityId) {
         let at = job.polled_at().map_or(turn.now, |at| at + turn.policy.governor.doubt_every);
         turn.s.doubt_job(id, at);
     }
+}
+
+/// A scope's workers. Their names begin alike, so that they stand together among all workers: no look-up for each.
+fn workers_of<'a>(
+    turn: &'a Turn<'_>,
+    scope: &'a ScopeEntry,
+) -> impl Iterator<Item = (&'a WorkerName, &'a WorkerEntry)> {
+    let ends = scope.workers.first().zip(scope.workers.last());
+    let together = ends.into_iter().flat_map(|(first, last)| turn.s.workers.range::<WorkerName, _>(first..=last));
+    together.filter(|(_, worker)| worker.row.entity == scope.scope.entity)
 }
 
 /// Lists a scope when it is due and the budget allows.
@@ -342,19 +354,18 @@ fn listing_due(turn: &Turn<'_>, entity: EntityId) -> Option<Time> {
     };
     let soonest = listed_at + governor.doubt_every;
     let wanted = scope.wanted.map(|wanted| wanted.max(soonest));
-    let unsettled = |name: &WorkerName| {
-        let running = turn.s.pod(name).is_some_and(|pod| pod.fact.phase == PodPhase::Running);
-        turn.s.worker(name).is_some_and(|worker| worker.row.status == Status::Running && !worker.registered && running)
+    let unsettled = |(name, worker): (&WorkerName, &WorkerEntry)| {
+        worker.row.status == Status::Running
+            && !worker.registered
+            && turn.s.pod(name).is_some_and(|pod| pod.fact.phase == PodPhase::Running)
     };
-    if scope.active > 0 && scope.workers.iter().any(unsettled) {
+    if scope.active > 0 && workers_of(turn, scope).any(unsettled) {
         return Some(soonest);
     }
-    let unconfirmed = |name: &WorkerName| {
-        turn.s
-            .worker(name)
-            .is_some_and(|worker| worker.row.status.is_ended() && worker.runner_gone_at < worker.row.completed_at)
+    let unconfirmed = |(_, worker): (&WorkerName, &WorkerEntry)| {
+        worker.row.status.is_ended() && worker.runner_gone_at < worker.row.completed_at
     };
-    let periodic = scope.active > 0 || scope.workers.iter().any(unconfirmed) || !scope.runners.is_empty();
+    let periodic = scope.active > 0 || !scope.runners.is_empty() || workers_of(turn, scope).any(unconfirmed);
     let periodic = periodic.then_some(listed_at + governor.list_every);
     wanted.into_iter().chain(periodic).min()
 }

@@ -13,6 +13,8 @@ const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profil
        cargo sim shrink --seed N [--profile P] [--out FILE]
        cargo sim scenario FILE [--depth fast|full] [--trace FILE]
        cargo sim draw --seed N [--profile P]         (prints a seed's world as a scenario file)
+       cargo sim metamorphic --seeds A..B [--profile P] [--jobs J] [--json]
+                                                     (a changed order, a restart, another epoch: the same end)
        cargo sim mutants [--only NAME] [--seeds N] [--json]
        cargo sim storm [--seed N] [--trace FILE]     (full depth: 10,000 webhooks, failovers of Postgres and leader)
 exit: 0 everything held, 1 an invariant broke, 2 usage
