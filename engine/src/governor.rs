@@ -220,6 +220,34 @@ impl Allowance {
         at
     }
 
+    /// Counts the JIT call that an earlier leader may have made for a worker, at `latest` or before: GitHub does not begin
+    /// a new minute because another leads.
+    pub fn inherit_worker(&mut self, latest: Time, governor: &Governor, now: Time) {
+        self.inherit(latest, mint_points(governor), now);
+    }
+
+    /// Counts the deletion of a runner that an earlier leader may have made, at `latest` or before.
+    pub fn inherit_deletion(&mut self, latest: Time, now: Time) {
+        self.inherit(latest, WRITE_POINTS, now);
+    }
+
+    /// Counts the reads that an earlier leader may have made within the last minute: no row tells of them, but they had
+    /// shares too.
+    pub fn inherit_reads(&mut self, governor: &Governor, now: Time) {
+        let percent = i64::from(governor.poll_percent + governor.list_percent);
+        let reads = 2 * SHARE_BURST + self.limit(governor) * percent / 100 / 60;
+        self.inherit(now, u32::try_from(reads).unwrap_or(POINTS_PER_MINUTE) * READ_POINTS, now);
+    }
+
+    fn inherit(&mut self, at: Time, points: u32, now: Time) {
+        let at = at.min(now);
+        if now.since(at) < WINDOW {
+            let place = self.points.partition_point(|&(spent_at, _)| spent_at <= at);
+            self.points.insert(place, (at, points));
+            self.points_sum += points;
+        }
+    }
+
     /// Notes an answer: what is left of the hour, and whether GitHub wants a pause.
     pub fn answered(&mut self, error: Option<&GitHubError>, budget: Option<Budget>, now: Time, timeouts: &Timeouts) {
         self.in_flight = self.in_flight.saturating_sub(1);

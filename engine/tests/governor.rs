@@ -7,7 +7,8 @@ use engine::{
     facts::*,
     governor::{Allowance, Backoff, Use},
     ids::*,
-    policy::{Governor, Timeouts},
+    policy::{Governor, Policy, Timeouts},
+    snapshot::Snapshot,
 };
 use support::*;
 
@@ -62,6 +63,76 @@ fn any_minute_has_at_most_900_points_whatever_they_are_for() {
         let minute: usize = spent.iter().filter(|(at, _)| now.since(*at) < MINUTE).map(|(_, points)| points).sum();
         assert!(minute <= 900, "{minute} points in the minute before second {second}");
     }
+}
+
+#[test]
+fn what_an_earlier_leader_may_have_spent_is_spent() {
+    let governor = Governor::default();
+    let mut allowance = Allowance::default();
+    // The reads of both shares: what they can save up, and what they gain in a minute.
+    allowance.inherit_reads(&governor, START);
+    (0..100).for_each(|second| allowance.inherit_worker(START - Span::secs(second), &governor, START));
+    allowance.inherit_deletion(START - Span::secs(30), START);
+    // 61 of the workers and the deletion are within the minute that GitHub counts.
+    assert_eq!(burst(&mut allowance.clone(), Use::Mint, START, 1_000), (880 - 93 - 61 * 5 - 5) / 5);
+    assert_eq!(burst(&mut allowance.clone(), Use::Mint, START + Span::secs(30), 1_000), (880 - 93 - 31 * 5 - 5) / 5);
+    assert_eq!(burst(&mut allowance, Use::Mint, START + Span::secs(61), 1_000), 176);
+    // A clock behind the earlier leader's: what is told from the future was just now.
+    let mut ahead = Allowance::default();
+    (0..176).for_each(|_| ahead.inherit_worker(START + Span::hours(1), &governor, START));
+    assert_eq!(ahead.ready_at(Use::Mint, &governor, START), START + Span::secs(61));
+}
+
+/// A leader that finds `rows` and waiting jobs: how many runners it reserves at once, and after a minute.
+fn reserved_by_a_new_leader(rows: Vec<Worker>) -> [usize; 2] {
+    let mut policy = Policy::bare(Realm::Prod);
+    policy.default_max_workers = None;
+    let mut bench = Bench { snapshot: Snapshot::new(2, &policy), policy, ..Bench::new(0) };
+    bench.nodes(2_000);
+    for row in rows {
+        bench.snapshot.apply(Change::Worker(row), START);
+    }
+    (0..1_000).for_each(|id| bench.snapshot.apply(Change::Job(job(id, 1)), START));
+    bench.synced();
+    bench.decide();
+    bench.answer_reads();
+    bench.decide();
+    let at_once = bench.reservations().len();
+    bench.later(Span::secs(61));
+    bench.decide();
+    [at_once, bench.reservations().len()]
+}
+
+#[test]
+fn a_new_leader_spends_what_its_predecessor_left_of_the_minute() {
+    let found = |count: usize, edit: fn(&mut Worker)| -> Vec<Worker> {
+        let row = |i| {
+            let mut row = worker(&format!("rise-riscv-runner-1-found{i:04}"), 1, START - Span::secs(100));
+            edit(&mut row);
+            row
+        };
+        (0..count).map(row).collect()
+    };
+    // As many as may be under way: less one for the listing of runners, where there is one.
+    let many = Governor::default().in_flight as usize - 1;
+    let before = reserved_by_a_new_leader(Vec::new())[0];
+    assert!(before >= many, "{before}: most changes of leader are in no flood");
+    let few = reserved_by_a_new_leader(found(60, |_| ()))[0];
+    assert!(few >= many, "{few}");
+    let spent = reserved_by_a_new_leader(found(150, |_| ()))[0];
+    assert_eq!(spent, 7, "the JIT call of a pending worker may have been a moment ago");
+    for (ago, left) in [(60, 7), (61, many)] {
+        let mut rows = found(150, |row| row.status = Status::Running);
+        rows.iter_mut().for_each(|row| row.running_at = Some(START - Span::secs(ago)));
+        assert_eq!(reserved_by_a_new_leader(rows)[0], left, "it was before the pod ran, {ago} s ago");
+    }
+    let failed = reserved_by_a_new_leader(found(75, |row| {
+        row.status = Status::Failed;
+        row.failure = Some(engine::decision::WorkerFailure::Surplus);
+        row.completed_at = Some(START - Span::secs(10));
+    }));
+    assert_eq!(failed[0], 7, "a JIT call and a deletion each");
+    assert!(failed[1] >= many, "{failed:?}: and all of it again a minute later");
 }
 
 #[test]

@@ -703,9 +703,7 @@ impl Sim {
             entry.points.pop_front();
         }
         let sum = entry.points_sum;
-        // What an earlier leader spent within the minute its successor cannot know.
-        let known = |it: &&(i64, u32)| it.0 >= self.judge.granted_at;
-        if sum > POINTS && entry.points.iter().filter(known).map(|it| it.1).sum::<u32>() > POINTS {
+        if sum > POINTS {
             self.breaks("S14 budget", format!("account {account} spent {sum} points within a minute"));
         }
         let budget = Some(self.budget(account));

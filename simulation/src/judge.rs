@@ -156,8 +156,6 @@ pub struct Judge {
     /// When each owner's room or demand last changed: decisions lag behind the rows.
     moved: BTreeMap<OwnerId, i64>,
     last_change: i64,
-    /// When the latest leadership was granted.
-    pub(crate) granted_at: i64,
     done_at: Option<i64>,
     decisions_at_done: u64,
     reachable: Vec<bool>,
@@ -219,7 +217,6 @@ impl Sim {
             self.breaks("S13 fenced", format!("epoch {epoch} is granted twice"));
         }
         self.store.granted = epoch.0;
-        self.judge.granted_at = self.now;
     }
 
     /// S13: a write is made under this epoch.

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use crate::{plan::Plan, run::run};
 
 /// Makes a plan smaller for as long as `invariant` still breaks. `tell` hears of each smaller plan.
-pub fn shrink(plan: &Plan, invariant: &str, mut tell: impl FnMut(&Plan)) -> Plan {
+pub fn shrink(plan: &Plan, invariant: &str, tell: impl FnMut(&Plan)) -> Plan {
     let fails = |plan: &Plan| {
         let outcome = run(&Arc::new(plan.clone()), false);
         outcome.broken.is_some_and(|broken| broken.invariant == invariant)
     };
+    shrink_by(plan, fails, tell)
+}
+
+/// Makes a plan smaller for as long as it still `fails`, however that is found out.
+pub fn shrink_by(plan: &Plan, fails: impl Fn(&Plan) -> bool, mut tell: impl FnMut(&Plan)) -> Plan {
     let mut best = plan.clone();
     loop {
         let before = size(&best);

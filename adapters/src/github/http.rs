@@ -56,6 +56,9 @@ pub struct Caller {
     tokens: Arc<Mutex<BTreeMap<InstallationId, Slot>>>,
     /// By how many seconds GitHub's clock is ahead of ours, as its last answer showed; 0 while they agree well enough.
     ahead: Arc<AtomicI64>,
+    /// Until when each caller was told to wait. The engine spaces the calls that it chooses; this is for those that follow
+    /// from one of them unseen (tokens, runner groups, further pages, or one that waited for another's lookup).
+    pauses: Arc<Mutex<BTreeMap<As, Time>>>,
 }
 
 /// One installation's token; locked while it is made, so that concurrent calls share it.
@@ -67,7 +70,7 @@ struct Token {
 }
 
 /// As whom a call is made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum As {
     App(App),
     Installation(App, InstallationId),
@@ -96,7 +99,8 @@ struct Reply {
 impl Caller {
     /// `crab` is ready made, without authentication: its base address and transport are its maker's choice.
     pub fn new(crab: Octocrab, clock: Clock, organization: AppKey, personal: AppKey) -> Self {
-        Self { crab, clock, organization, personal, tokens: Arc::default(), ahead: Arc::default() }
+        let (tokens, ahead, pauses) = Default::default();
+        Self { crab, clock, organization, personal, tokens, ahead, pauses }
     }
 
     pub(super) fn now(&self) -> Time {
@@ -131,6 +135,25 @@ impl Caller {
         if self.ahead.swap(ahead, Ordering::Relaxed) == 0 && ahead != 0 {
             tracing::warn!(seconds = ahead, "GitHub's clock differs from this machine's: signing in goes by GitHub's");
         }
+    }
+
+    /// Until when this caller was told to wait, if that is not over.
+    fn paused(&self, who: As) -> Option<Time> {
+        let now = self.now();
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = *pauses.get(&who)?;
+        if now < until {
+            return Some(until);
+        }
+        pauses.remove(&who);
+        None
+    }
+
+    /// Notes that GitHub told this caller to wait; the latest time that it named counts.
+    fn pause(&self, who: As, until: Time) {
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = pauses.entry(who).or_insert(until);
+        *known = until.max(*known);
     }
 
     fn slot(&self, installation: InstallationId) -> Slot {
@@ -261,6 +284,10 @@ impl Session<'_> {
         body: Option<&Value>,
         token: &SecretString,
     ) -> Result<Reply, GitHubError> {
+        // Asked here, after whatever the call has waited for: another one may have been refused meanwhile (S14).
+        if let Some(until) = self.caller.paused(self.who) {
+            return Err(GitHubError::RateLimited { until: Some(until) });
+        }
         let mut bearer = http::HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
             .map_err(|_| unavailable("GitHub's token is not a legal header"))?;
         bearer.set_sensitive(true);
@@ -306,7 +333,13 @@ impl Session<'_> {
                     || reply.headers.contains_key(http::header::RETRY_AFTER)
                     || message.to_lowercase().contains("rate limit")));
         Err(match status {
-            403 | 429 if limited => GitHubError::RateLimited { until: self.retry_at(&reply.headers) },
+            403 | 429 if limited => {
+                let until = self.retry_at(&reply.headers);
+                if let Some(until) = until {
+                    self.caller.pause(self.who, until);
+                }
+                GitHubError::RateLimited { until }
+            }
             403 if message.to_lowercase().contains("suspended") => GitHubError::InstallationSuspended,
             401 => GitHubError::Unavailable { message: format!("401: {message}") },
             404 => GitHubError::NotFound,

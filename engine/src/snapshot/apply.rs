@@ -36,7 +36,29 @@ impl Snapshot {
         let first = self.synced_at.is_none();
         self.synced_at = Some(self.synced_at.map_or(asked_at, |known| known.max(asked_at)));
         if first {
+            for entry in self.installations.values_mut() {
+                entry.allowance.inherit_reads(&self.governor, self.now);
+            }
             self.touch_all_names();
+        }
+    }
+
+    /// What an earlier leader spent on a worker is spent. A row says only by when its JIT call was made at the latest:
+    /// while it is pending that may have been a moment ago.
+    fn inherit_worker(&mut self, row: &Worker) {
+        let now = self.now;
+        let latest = match row.status {
+            Status::Pending if now.since(row.created_at) > self.timeouts.jit => return,
+            Status::Pending => now,
+            Status::Running | Status::Completed | Status::Failed => {
+                row.running_at.or(row.completed_at).unwrap_or(row.created_at)
+            }
+        };
+        let governor = self.governor;
+        let allowance = &mut self.installation(row.installation).allowance;
+        allowance.inherit_worker(latest, &governor, now);
+        if row.status == Status::Failed {
+            allowance.inherit_deletion(row.completed_at.unwrap_or(latest), now);
         }
     }
 
@@ -267,7 +289,10 @@ impl Snapshot {
                 let stage = if old.stage == Stage::Reserving { Stage::Reserved } else { old.stage.clone() };
                 WorkerEntry { row: worker, stage, ..old }
             }
-            None => found(worker, self.is_named(&name)),
+            None => {
+                self.inherit_worker(&worker);
+                found(worker, self.is_named(&name))
+            }
         };
         self.insert_worker(name, entry);
     }

@@ -76,6 +76,11 @@ impl<K: Id, V> Table<K, V> {
         self.iter().map(|(_, value)| value)
     }
 
+    /// In no order that means anything: what is done to each must not depend on the others.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.pieces.iter_mut().flatten().flatten().map(|(_, value)| value)
+    }
+
     pub fn contains_key(&self, id: &K) -> bool {
         self.find(*id).is_some()
     }

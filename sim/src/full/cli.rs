@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    ops::Range,
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
     sync::{
@@ -22,14 +23,17 @@ use simulation::{cli::profile_of, profile::Profile};
 use super::{
     run::{Outcome, run},
     trouble::{self, FullPlan},
+    world::Keeps,
 };
 use crate::credentials::{Error, ModelKey};
 
 const USAGE: &str = "usage: full run --seed N [--profile P] [--trace FILE] [--report]
        full sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--partial] [--json]
+       full variants --seeds A..B                 calm worlds end the same, whatever is added that must not matter
        full storm [--seed N] [--trace FILE]       ten thousand webhooks, a failover of Postgres, two of the leader
        full steady [--seed N] [--hours H]         a hundred jobs an hour, and how fast they are simulated
        full scenario FILE [--trace FILE]          a world from a file of either depth
+       full shrink --seed N [--profile P] [--out FILE]   the least world that still breaks the same invariant
        full draw --seed N [--profile P]           prints a seed's world as such a file
 LOGLEVEL in the environment: also show the service's own log on stderr";
 /// Lines of a failure's story.
@@ -43,6 +47,7 @@ struct Report {
     hash: String,
     events: u64,
     sim_ms: i64,
+    ends: (u64, usize),
     faults: BTreeMap<String, u64>,
     sometimes: BTreeMap<String, u64>,
     broken: Option<Fault>,
@@ -63,6 +68,7 @@ impl Report {
             hash: format!("{:016x}", outcome.hash),
             events: outcome.events,
             sim_ms: outcome.sim_ms,
+            ends: outcome.ends,
             faults: named(outcome.tally.faults()),
             sometimes: named(outcome.tally.sometimes()),
             broken: broken.map(|it| Fault { invariant: it.invariant.to_owned(), at: it.at, what: it.what.clone() }),
@@ -152,11 +158,11 @@ fn command(args: Vec<String>) -> Result<bool, String> {
         }
         "scenario" => {
             let file = args.file()?;
-            let trace = args.value("--trace")?;
+            let (trace, report) = (args.value("--trace")?, args.flag("--report"));
             args.end()?;
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
             let plan = FullPlan::parse(&text).map_err(|error| format!("{file}: {error}"))?;
-            one(plan, trace.as_deref(), false, &format!("dev/full scenario {file} --trace -"))
+            one(plan, trace.as_deref(), report, &format!("dev/full scenario {file} --trace -"))
         }
         "draw" => {
             let seed = args.number("--seed")?.ok_or("draw wants --seed N")?;
@@ -164,6 +170,18 @@ fn command(args: Vec<String>) -> Result<bool, String> {
             args.end()?;
             print!("{}", toml::to_string(&plan).map_err(|error| error.to_string())?);
             Ok(true)
+        }
+        "shrink" => {
+            let seed = args.number("--seed")?.ok_or("shrink wants --seed N")?;
+            let plan = trouble::draw(profile_of(seed, args.profile()?), seed);
+            let out = args.value("--out")?;
+            args.end()?;
+            shrunk(plan, out.as_deref())
+        }
+        "variants" => {
+            let seeds = seeds(&mut args)?;
+            args.end()?;
+            variants(seeds)
         }
         "sweep" => sweep(args),
         other => Err(format!("{other:?} is not a command")),
@@ -180,7 +198,12 @@ fn keys() -> Result<(ModelKey, ModelKey), Error> {
 fn one(plan: FullPlan, trace: Option<&str>, report: bool, again: &str) -> Result<bool, String> {
     let keys = keys().map_err(|error| format!("the models' key cannot be made: {error}"))?;
     let (name, begun) = (plan.plan.name.clone(), Instant::now());
-    let outcome = run(plan, keys, trace.is_some());
+    let keeps = match (trace, report) {
+        (Some(_), _) => Keeps::All,
+        (None, true) => Keeps::Nothing,
+        (None, false) => Keeps::Recent,
+    };
+    let outcome = run(plan, keys, keeps);
     let wall = begun.elapsed().as_secs_f64();
     if let Some(file) = trace {
         let mut text = String::new();
@@ -264,10 +287,15 @@ impl Swept {
     }
 }
 
-fn sweep(mut args: Args) -> Result<bool, String> {
-    let seeds = args.value("--seeds")?.ok_or("sweep wants --seeds A..B")?;
+fn seeds(args: &mut Args) -> Result<Range<u64>, String> {
+    let seeds = args.value("--seeds")?.ok_or("--seeds A..B is wanted")?;
     let range = seeds.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     let (from, to): (u64, u64) = range.ok_or_else(|| format!("--seeds wants A..B, not {seeds:?}"))?;
+    if from >= to { Err(format!("--seeds {seeds} holds no seed")) } else { Ok(from..to) }
+}
+
+fn sweep(mut args: Args) -> Result<bool, String> {
+    let Range { start: from, end: to } = seeds(&mut args)?;
     let profile = args.profile()?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.number("--jobs")?.map_or(cores, |jobs| jobs.max(1) as usize);
@@ -316,8 +344,10 @@ fn sweep(mut args: Args) -> Result<bool, String> {
 fn tell(swept: &Swept, binary: &PathBuf, profile: Option<Profile>, wall: f64, as_json: bool, complete: bool) -> bool {
     let missing = if complete { swept.missing() } else { Vec::new() };
     if as_json {
+        let told = |(seed, broken): (&u64, &Fault)| json!({ "seed": seed, "invariant": broken.invariant, "what": broken.what });
+        let failed: Vec<_> = swept.failed.iter().map(told).collect();
         let body = json!({
-            "seeds": swept.seeds, "failed": swept.failed.keys().collect::<Vec<_>>(), "sim_seconds": swept.sim_ms / 1000,
+            "seeds": swept.seeds, "failed": failed, "sim_seconds": swept.sim_ms / 1000,
             "wall_seconds": wall, "events": swept.events, "faults": swept.faults, "sometimes": swept.sometimes,
             "trace_hash": format!("{:016x}", swept.hash()),
         });
@@ -366,14 +396,17 @@ fn twice(binary: &PathBuf, seed: u64, profile: Option<Profile>, once: bool) -> R
 }
 
 fn alone(binary: &PathBuf, seed: u64, profile: Profile) -> Report {
-    let run = Command::new(binary)
-        .args(["run", "--seed", &seed.to_string(), "--profile", profile.as_str(), "--report"])
-        .stderr(Stdio::piped())
-        .output();
+    report(binary, &["run", "--seed", &seed.to_string(), "--profile", profile.as_str()])
+}
+
+/// One run in a process of its own, as that process reports it.
+fn report(binary: &PathBuf, command: &[&str]) -> Report {
+    let run = Command::new(binary).args(command).arg("--report").stderr(Stdio::piped()).output();
     let failed = |what: String| Report {
         hash: String::new(),
         events: 0,
         sim_ms: 0,
+        ends: (0, 0),
         faults: BTreeMap::new(),
         sometimes: BTreeMap::new(),
         broken: Some(Fault { invariant: "process".to_owned(), at: 0, what }),
@@ -385,6 +418,90 @@ fn alone(binary: &PathBuf, seed: u64, profile: Profile) -> Report {
             failed(format!("{}: {}", output.status, said.lines().last().unwrap_or("")))
         }),
     }
+}
+
+/// Holds of each seed's calm world that it ends the same, with nothing left over, whatever is added that must not matter.
+fn variants(seeds: Range<u64>) -> Result<bool, String> {
+    let binary = std::env::current_exe().map_err(|error| error.to_string())?;
+    let file = std::env::temp_dir().join(format!("full-variant-{}.toml", std::process::id()));
+    let run = |plan: &FullPlan| -> Result<Report, String> {
+        let text = toml::to_string(plan).map_err(|error| error.to_string())?;
+        std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(report(&binary, &["scenario", &file.to_string_lossy()]))
+    };
+    let (mut held, mut worlds) = (true, 0);
+    for seed in seeds {
+        let base = trouble::calm(seed);
+        let all = std::iter::once(("as it is", base.clone())).chain(trouble::variants(&base));
+        let mut expected = None;
+        for (what, plan) in all {
+            let report = run(&plan)?;
+            worlds += 1;
+            let (ends, left) = report.ends;
+            let same = *expected.get_or_insert(ends) == ends;
+            let told = match report.broken {
+                Some(broken) => format!("{} broke: {}", broken.invariant, broken.what),
+                None if !same => "the jobs end otherwise".to_owned(),
+                None if left > 0 => format!("{left} runners, pods and workers are left over"),
+                None => continue,
+            };
+            held = false;
+            let kept = std::env::temp_dir().join(format!("full-variant-{seed}-{}.toml", what.replace(' ', "-")));
+            // The attempt itself failed where this does, and the world can be drawn again.
+            let _ = std::fs::copy(&file, &kept);
+            println!("{} when {what}: {told}\nagain: dev/full scenario {} --trace -", base.plan.name, kept.display());
+        }
+    }
+    // A small file among temporary ones.
+    let _ = std::fs::remove_file(&file);
+    println!("{worlds} worlds");
+    Ok(held)
+}
+
+/// Leaves out of a failing world what it does not need to fail, each attempt in a process of its own.
+fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
+    let binary = std::env::current_exe().map_err(|error| error.to_string())?;
+    let draft = std::env::temp_dir().join(format!("full-shrink-{}.toml", std::process::id()));
+    let try_out = |plan: &FullPlan| -> Option<Fault> {
+        let text = toml::to_string(plan).ok()?;
+        std::fs::write(&draft, text).ok()?;
+        report(&binary, &["scenario", &draft.to_string_lossy()]).broken
+    };
+    let Some(first) = try_out(&best) else {
+        println!("{} holds: nothing to shrink", best.plan.name);
+        return Ok(true);
+    };
+    let fails = |plan: &FullPlan| try_out(plan).is_some_and(|broken| broken.invariant == first.invariant);
+    let name = best.plan.name.clone();
+    loop {
+        let before = (best.trouble.len(), simulation::shrink::size(&best.plan));
+        for at in (0..best.trouble.len()).rev() {
+            let mut smaller = best.clone();
+            smaller.trouble.remove(at);
+            if fails(&smaller) {
+                best = smaller;
+            }
+        }
+        let around = best.clone();
+        best.plan = simulation::shrink::shrink_by(
+            &best.plan,
+            |plan| fails(&FullPlan { plan: plan.clone(), ..around.clone() }),
+            |plan| eprintln!("down to {}", simulation::shrink::size(plan)),
+        );
+        if (best.trouble.len(), simulation::shrink::size(&best.plan)) == before {
+            break;
+        }
+    }
+    let what = try_out(&best).map_or(String::new(), |broken| broken.what);
+    // A draft that cannot be removed is only a small file among temporary ones.
+    let _ = std::fs::remove_file(&draft);
+    let world = toml::to_string(&best).map_err(|error| error.to_string())?;
+    let text = format!("# {}: {what}\n# From {name}.\n{world}", first.invariant);
+    match out {
+        Some(file) => std::fs::write(file, text).map_err(|error| format!("{file}: {error}"))?,
+        None => print!("{text}"),
+    }
+    Ok(false)
 }
 
 /// Runs a seed twice more with its text, and names the first event that differs.

@@ -188,7 +188,23 @@ fn begin(world: &Arc<World>, i: usize) {
             world.fault(Fault::NodeCordoned);
             set_node(world, node_name(plan, node), lasts, |node, on| node.cordoned = on);
         }
-        What::Evict => evict(world),
+        What::Evict => {
+            if let Some(pod) = some_running_pod(world) {
+                world.fault(Fault::Evicted);
+                world.cluster.with(|cluster, now| cluster.evict(&pod, "Evicted", now));
+            }
+        }
+        What::Vanish => {
+            if let Some(pod) = some_running_pod(world) {
+                world.fault(Fault::PodTaken);
+                world.cluster.with(|cluster, _| cluster.remove_pod(&pod));
+            }
+        }
+        What::Forget { job } => {
+            if world.github.with(|github, _| github.forget_job(job)) {
+                world.fault(Fault::JobForgotten);
+            }
+        }
         What::Uninstall { account: whose } => {
             world.fault(Fault::Uninstalled);
             world.github.with(|github, now| github.remove_installation(account(whose), now));
@@ -225,18 +241,13 @@ fn set_node(world: &Arc<World>, name: String, lasts: i64, edit: fn(&mut crate::w
     });
 }
 
-/// Some running pod is evicted.
-fn evict(world: &World) {
+fn some_running_pod(world: &World) -> Option<Key> {
     let running: Vec<Key> = world.cluster.peek(|cluster| {
         let runs = |(_, pod): &(&Key, &crate::world::kubernetes::Pod)| {
             pod.phase == crate::world::kubernetes::Phase::Running && pod.deleting.is_none()
         };
         cluster.pods.iter().filter(runs).map(|(key, _)| key.clone()).collect()
     });
-    if running.is_empty() {
-        return;
-    }
-    let chosen = &running[world.between(0, running.len() as i64 - 1) as usize];
-    world.fault(Fault::Evicted);
-    world.cluster.with(|cluster, now| cluster.evict(chosen, "Evicted", now));
+    let last = running.len().checked_sub(1)?;
+    running.into_iter().nth(world.between(0, last as i64) as usize)
 }

@@ -76,9 +76,9 @@ pub struct Judge {
     jobs: BTreeMap<JobId, Status>,
     workers: BTreeMap<WorkerName, Status>,
     accepted: BTreeSet<i64>,
-    /// When each installation may be called again, as it told all and as it told each caller in its term.
+    /// When each installation may be called again, as it told all and as it told each caller in its life.
     blocked: BTreeMap<i64, i64>,
-    told: BTreeMap<(Node, i64, i64), (i64, i64)>,
+    told: BTreeMap<(Node, u64, i64), (i64, i64)>,
     /// Until when an account is in trouble that is not the service's.
     trouble: BTreeMap<i64, i64>,
     /// By account, how often in a row it was refused without being told until when, and until when it is advised to wait.
@@ -361,11 +361,9 @@ pub fn what(write: &Write) -> (i64, String) {
 
 // ---- GitHub
 
-/// The term of a caller, so that limits it was told in another are not held against it.
-fn term(world: &World, caller: Node) -> i64 {
-    let clock = world.clock(caller);
-    let epoch = world.process(caller, |process| process.health.status(clock()).epoch);
-    epoch.flatten().unwrap_or(0)
+/// Which start of a caller this is: what it was told before the last one it has forgotten. A new term is no excuse.
+fn life(world: &World, caller: Node) -> u64 {
+    world.process(caller, |process| process.life).unwrap_or(0)
 }
 
 /// S14: an installation named a time, in seconds from now.
@@ -383,10 +381,10 @@ pub fn told_to_wait(world: &World, caller: Node, account: i64, seconds: i64) {
 
 /// S14: an installation named a time to a caller, in milliseconds since 1970.
 pub fn told_until(world: &World, caller: Node, account: i64, until: i64) {
-    let term = term(world, caller);
+    let life = life(world, caller);
     let now = world.now();
     let mut judge = lock(&world.judge);
-    judge.told.insert((caller, term, account), (now, until));
+    judge.told.insert((caller, life, account), (now, until));
     // An hour that is used up; a bucket of another's clock may be a little later.
     let until = until - world.plan.plan.epoch + RECOVERY;
     let trouble = judge.trouble.entry(account).or_insert(until);
@@ -429,11 +427,11 @@ pub fn blocked(world: &World, account: i64) -> Option<i64> {
 /// S14 for a call that arrives.
 pub fn github_called(world: &World, call: &Call) {
     let Some(account) = call.account else { return };
-    let term = term(world, call.caller);
+    let life = life(world, call.caller);
     let now = world.now();
     let own = (world.clock(call.caller))().0;
     let mut judge = lock(&world.judge);
-    let told = judge.told.get(&(call.caller, term, account)).copied();
+    let told = judge.told.get(&(call.caller, life, account)).copied();
     let points = judge.points.entry(account).or_default();
     let cost = if call.method == http::Method::GET { 1 } else { 5 };
     points.push_back((now, cost));
@@ -882,6 +880,15 @@ impl Look<'_> {
                     self.world.rare(Rare::RequeuedServed);
                 }
             }
+            for row in self.database.rows.jobs().filter(|row| !row.status.is_ended()) {
+                let account = account_of(github, row.entity.0);
+                let able =
+                    account.is_some_and(|account| self.is_reachable(github, row.entity.0) && !poor.contains(&account));
+                let unknown = able && !github.jobs.contains_key(&row.id.0);
+                self.hold("L2 forgotten", row.id.0, unknown, SWEPT, || {
+                    format!("job {} is {:?} and GitHub does not know it", row.id, row.status)
+                });
+            }
         });
     }
 
@@ -1087,6 +1094,23 @@ fn like(row: &Job) -> Worker {
         running_at: None,
         completed_at: None,
     }
+}
+
+/// What a run came to, for those who compare two: a hash over every job and its row's status, and how many runners, live
+/// pods and active workers are left over.
+pub fn ends(world: &World) -> (u64, usize) {
+    let database = lock(&world.database);
+    let (mut hash, mut left) = (0xcbf2_9ce4_8422_2325_u64, 0);
+    world.github.peek(|github| {
+        for id in github.jobs.keys() {
+            let status = database.rows.job(JobId(*id)).map_or("none", |row| row.status.as_str());
+            hash = (hash ^ *id as u64 ^ number(status) as u64).wrapping_mul(0x100_0000_01b3);
+        }
+        left += github.runners.len();
+    });
+    left += world.cluster.peek(|cluster| cluster.pods.values().filter(|pod| !is_ended(pod.phase)).count());
+    left += database.rows.workers().filter(|it| !it.status.is_ended()).count();
+    (hash, left)
 }
 
 /// The plan's time is over and not all is done.

@@ -10,6 +10,7 @@ pub mod cli;
 mod deeds;
 mod faces;
 mod judge;
+mod jwt;
 mod logs;
 mod net;
 mod nodes;

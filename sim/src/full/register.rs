@@ -59,8 +59,7 @@ impl More {
 }
 
 /// Rare states that cannot be told from outside the production loop, or that this GitHub has no way into.
-const UNSEEN: [Rare; 5] =
-    [Rare::Throttled, Rare::StolenServed, Rare::GraceOver, Rare::SteppedDown, Rare::UnknownJobFailed];
+const UNSEEN: [Rare; 4] = [Rare::Throttled, Rare::StolenServed, Rare::GraceOver, Rare::SteppedDown];
 
 /// Counts by kind.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,12 @@ use madsim::runtime::{Handle, Runtime};
 use simulation::{judge::Broken, register::Fault};
 use tokio::time::sleep;
 
-use super::{bridge, deeds, judge, logs, nodes, register::Tally, trouble::FullPlan, world::World};
+use super::{
+    bridge, deeds, judge, jwt, logs, nodes,
+    register::Tally,
+    trouble::FullPlan,
+    world::{Keeps, World},
+};
 use crate::credentials::ModelKey;
 
 /// How often liveness is looked at.
@@ -24,21 +29,24 @@ pub struct Outcome {
     pub events: u64,
     /// Simulated milliseconds.
     pub sim_ms: i64,
+    /// A hash over every job and the status of its row at the end, and what is left over then: runners, pods, workers.
+    pub ends: (u64, usize),
     /// Faults and rare states.
     pub tally: Tally,
     /// The trace's text, when it was kept.
     pub lines: Vec<(i64, String)>,
-    /// The last lines of it, kept always.
+    /// The last lines of it, when they were kept.
     pub recent: Vec<(i64, String)>,
 }
 
 /// Runs a world. One run a process: statics of the clients' crates outlive it.
-pub fn run(plan: FullPlan, keys: (ModelKey, ModelKey), keeps_text: bool) -> Outcome {
+pub fn run(plan: FullPlan, keys: (ModelKey, ModelKey), keeps: Keeps) -> Outcome {
+    jwt::install();
     let runtime = Runtime::with_seed_and_config(plan.plan.seed, madsim::Config::default());
     let held = std::cell::RefCell::new(None);
     let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            let world = World::new(plan, keys, keeps_text);
+            let world = World::new(plan, keys, keeps);
             *held.borrow_mut() = Some(world.clone());
             live(&world).await;
             world.now()
@@ -49,8 +57,7 @@ pub fn run(plan: FullPlan, keys: (ModelKey, ModelKey), keeps_text: bool) -> Outc
     for _ in 0..world.github.peek(|github| github.stolen) {
         world.fault(Fault::JobStolen);
     }
-    let (mut broken, trace, tally, recent) = world.take_notes();
-    let sim_ms = recent.last().map_or(0, |(at, _)| *at);
+    let (mut broken, trace, tally, recent, sim_ms) = world.take_notes();
     if ended.is_err() && broken.is_none() {
         broken = Some(Broken { invariant: "no panic", at: sim_ms, what: "a task panicked; see above".to_owned() });
     }
@@ -59,6 +66,7 @@ pub fn run(plan: FullPlan, keys: (ModelKey, ModelKey), keeps_text: bool) -> Outc
         hash: trace.hash(),
         events: trace.events(),
         sim_ms: ended.unwrap_or(sim_ms),
+        ends: judge::ends(&world),
         tally,
         lines: trace.lines().to_vec(),
         recent,

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use simulation::{
-    plan::{Deed, Plan, What},
+    plan::{Deed, Plan, What, Window},
     profile::{self, Profile},
+    register::Fault,
     rng::Rng,
     run::{HOUR, MINUTE, SECOND},
 };
@@ -129,6 +130,52 @@ fn draw_troubles(rng: &mut Rng, full: &mut FullPlan, profile: Profile) {
         };
         full.trouble.push(Trouble { at, lasts, upset });
     }
+}
+
+/// A world in which jobs are queued, cancelled and run again, and nothing goes wrong.
+pub fn calm(seed: u64) -> FullPlan {
+    let mut plan = profile::draw(Profile::Mixed, seed);
+    plan.name = format!("calm {seed}");
+    plan.long = false;
+    plan.window.clear();
+    plan.world.skew.clear();
+    plan.world.schedulers = plan.world.schedulers.max(2);
+    plan.world.account.iter_mut().for_each(|account| account.limit = 5_000);
+    plan.deed.retain(|deed| matches!(deed.what, What::Queue { .. } | What::Cancel { .. } | What::Rerun { .. }));
+    FullPlan { ghfe: 2, trouble: Vec::new(), plan }
+}
+
+/// The same world with something added, or told otherwise, that must not matter to how it ends.
+pub fn variants(base: &FullPlan) -> Vec<(&'static str, FullPlan)> {
+    let mut rng = Rng::new(base.plan.seed ^ 0x7e15);
+    let active = base.plan.quiet_at;
+    let scheduler = Node::Scheduler(rng.below(base.plan.world.schedulers as u64) as u8);
+    let ghfe = Node::Ghfe(rng.below(base.ghfe as u64) as u8);
+    let mut with = |upset: Upset| {
+        let lasts = rng.between(SECOND, MINUTE);
+        let trouble = vec![Trouble { at: rng.between(0, active - lasts), lasts, upset }];
+        FullPlan { trouble, ..base.clone() }
+    };
+    let restarts = [
+        ("a scheduler is killed", with(Upset::Kill(scheduler))),
+        ("a scheduler is stopped", with(Upset::Stop(scheduler))),
+        ("a ghfe is killed", with(Upset::Kill(ghfe))),
+        ("a ghfe is stopped", with(Upset::Stop(ghfe))),
+        ("Postgres fails over", with(Upset::Kill(Node::Postgres))),
+    ];
+    let told = |fault: Fault| {
+        let mut other = base.clone();
+        other.plan.window.push(Window { from: 0, until: active, fault, chance: 60 });
+        other
+    };
+    let mut later = base.clone();
+    later.plan.epoch += 400 * 24 * HOUR + 12_345;
+    let others = [
+        ("deliveries come twice", told(Fault::WebhookDuplicated)),
+        ("deliveries come in another order", told(Fault::WebhookReordered)),
+        ("it begins at another time", later),
+    ];
+    restarts.into_iter().chain(others).collect()
 }
 
 /// A storm: ten thousand jobs queued within a second, most of them cancelled soon, while Postgres fails over and the

@@ -1,7 +1,7 @@
 //! What all nodes of one simulated world share: the plan, the draws, the truth, and what is noted of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     net::SocketAddr,
     sync::{
@@ -121,8 +121,21 @@ pub struct Notes {
     counts: Tally,
     broken: Option<Broken>,
     cuts: BTreeMap<(Node, Node), u32>,
-    /// The last lines of the trace.
-    recent: std::collections::VecDeque<(i64, String)>,
+    /// When the last event was.
+    last: i64,
+    /// The last lines of the trace, when somebody may want to read them.
+    recent: Option<VecDeque<(i64, String)>>,
+}
+
+/// How much of a trace's text is kept; the hash is over all of it in any case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keeps {
+    /// None: a sweep wants the hash alone, and most of a run's lines are never read.
+    Nothing,
+    /// The last lines, for a failure's report.
+    Recent,
+    /// All of it.
+    All,
 }
 
 /// How many of the last lines are kept for a failure's report.
@@ -164,7 +177,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     /// To be made inside the simulation, whose time begins now.
-    pub fn new(plan: FullPlan, keys: (ModelKey, ModelKey), keeps_text: bool) -> Arc<Self> {
+    pub fn new(plan: FullPlan, keys: (ModelKey, ModelKey), keeps: Keeps) -> Arc<Self> {
         let started = Instant::now();
         let truth = clock(plan.plan.epoch, started, Arc::default());
         let (github, cluster) = super::deeds::set_up(&plan, &keys, truth);
@@ -179,11 +192,12 @@ impl World {
         let offsets = services.iter().map(|node| (*node, Arc::new(AtomicI64::new(skew(node))))).collect();
         let notes = Notes {
             rng: Rng::new(plan.plan.seed ^ 0x5eed),
-            trace: Trace::new(keeps_text),
+            trace: Trace::new(keeps == Keeps::All),
             counts: Tally::default(),
             broken: None,
             cuts: BTreeMap::new(),
-            recent: std::collections::VecDeque::new(),
+            last: 0,
+            recent: (keeps != Keeps::Nothing).then(VecDeque::new),
         };
         Arc::new(Self {
             policy: Arc::new(plan.plan.policy()),
@@ -303,11 +317,14 @@ impl World {
     pub fn note(&self, kind: &'static str, a: i64, b: i64, text: impl FnOnce() -> String) {
         let now = self.now();
         let mut notes = lock(&self.notes);
+        let notes = &mut *notes;
+        notes.last = now;
+        let Some(recent) = &mut notes.recent else { return notes.trace.note(now, kind, a, b, text) };
         let text = text();
-        if notes.recent.len() == RECENT {
-            notes.recent.pop_front();
+        if recent.len() == RECENT {
+            recent.pop_front();
         }
-        notes.recent.push_back((now, format!("{kind:<10} {text}")));
+        recent.push_back((now, format!("{kind:<10} {text}")));
         notes.trace.note(now, kind, a, b, || text);
     }
 
@@ -334,10 +351,11 @@ impl World {
         self.over.send_replace(true);
     }
 
-    /// What a run came to: what broke, the trace, the counts, the last lines.
-    pub fn take_notes(&self) -> (Option<Broken>, Trace, Tally, Vec<(i64, String)>) {
+    /// What a run came to: what broke, the trace, the counts, the last lines, and when the last event was.
+    pub fn take_notes(&self) -> (Option<Broken>, Trace, Tally, Vec<(i64, String)>, i64) {
         let notes = lock(&self.notes);
-        (notes.broken.clone(), notes.trace.clone(), notes.counts.clone(), notes.recent.iter().cloned().collect())
+        let recent = notes.recent.iter().flatten().cloned().collect();
+        (notes.broken.clone(), notes.trace.clone(), notes.counts.clone(), recent, notes.last)
     }
 
     // ---- processes

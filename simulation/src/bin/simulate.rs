@@ -10,12 +10,13 @@ use simulation::cli::{End, command};
 const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profile P] [--trace FILE]
        cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--once] [--partial] [--json]
        cargo sim replay FILE [--seed N] [--policy FILE]... [--json]
-       cargo sim shrink --seed N [--profile P] [--out FILE]
+       cargo sim shrink --seed N [--depth fast|full] [--profile P] [--out FILE]
        cargo sim scenario FILE [--depth fast|full] [--trace FILE]
        cargo sim draw --seed N [--profile P]         (prints a seed's world as a scenario file)
        cargo sim metamorphic --seeds A..B [--profile P] [--jobs J] [--json]
                                                      (a changed order, a restart, another epoch: the same end)
        cargo sim mutants [--only NAME] [--seeds N] [--json]
+       cargo sim variants --seeds A..B                (full depth: calm worlds end the same, whatever is added that must not matter)
        cargo sim storm [--seed N] [--trace FILE]     (full depth: 10,000 webhooks, failovers of Postgres and leader)
 exit: 0 everything held, 1 an invariant broke, 2 usage
 --trace -: to the terminal. The full depth is built when it is first asked for, which takes some minutes.";
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
             args.remove(at)
         }
         Some(_) => return usage("--depth wants fast or full"),
-        None if args[0] == "storm" => String::from("full"),
+        None if matches!(args[0].as_str(), "storm" | "variants") => String::from("full"),
         None => String::from("fast"),
     };
     match depth.as_str() {

@@ -327,6 +327,15 @@ impl GitHub {
         self.end_job(id, "cancelled", now);
     }
 
+    /// A job that waits is deleted with its repository: nobody is told. Whether there was such a job.
+    pub fn forget_job(&mut self, id: i64) -> bool {
+        let waits = |job: &&Job| matches!(job.state, JobState::Queued | JobState::Waiting);
+        let Some(created) = self.jobs.get(&id).filter(waits).map(|job| job.created) else { return false };
+        self.queue.remove(&(created, id));
+        self.jobs.remove(&id);
+        true
+    }
+
     /// A job runs on some hosted runner from `at` on, to its end: for making captures.
     pub fn run_to_end(&mut self, id: i64, at: Time) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
