@@ -319,7 +319,7 @@ mod tests {
             assert_eq!(alloc::format!("{}", Time(seconds * 1000)), shown);
         }
         // At the ends of time nothing overflows.
-        alloc::format!("{} {}", Time(i64::MIN), Time(i64::MAX));
+        let _ = alloc::format!("{} {}", Time(i64::MIN), Time(i64::MAX));
     }
 
     #[test]
