@@ -56,5 +56,6 @@ async fn build(config: SchedulerConfig, clock: Clock, health: Arc<Health>) -> Re
         // The standard library seeds its hashers from the system's randomness, anew for each.
         seed: Arc::new(|| RandomState::new().build_hasher().finish()),
         health,
+        inspect: None,
     })
 }

@@ -171,7 +171,11 @@ impl Term<'_> {
     fn turn(&mut self) {
         let now = (self.scheduler.clock)();
         self.scheduler.health.beat(now);
+        let inspected = self.scheduler.inspect.as_ref().map(|inspect| (inspect, self.snapshot.clone()));
         let decision = decide(&mut self.snapshot, &self.scheduler.policy, now);
+        if let Some((inspect, before)) = inspected {
+            inspect(&before, &self.scheduler.policy, &decision, now);
+        }
         self.wake_at = decision.wake_at;
         self.scheduler.health.decided(decision.actions.len(), &self.snapshot);
         for chosen in decision.actions {

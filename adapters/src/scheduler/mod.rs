@@ -10,7 +10,12 @@ mod lead;
 
 use std::{sync::Arc, time::Duration};
 
-use engine::{ids::Span, policy::Policy};
+use engine::{
+    decision::Decision,
+    ids::{Span, Time},
+    policy::Policy,
+    snapshot::Snapshot,
+};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -45,7 +50,13 @@ pub struct Scheduler {
     pub seed: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What `/health` shows, and where it asks.
     pub health: Arc<Health>,
+    /// Looks at every decision before it is carried out: tests and simulations hold it against `engine::check`. It costs
+    /// a copy of the snapshot each; `None` costs nothing.
+    pub inspect: Option<Inspect>,
 }
+
+/// Is shown the snapshot as it was, the policy, what was decided from them, and when.
+pub type Inspect = Arc<dyn Fn(&Snapshot, &Policy, &Decision, Time) + Send + Sync>;
 
 /// Why a term ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
