@@ -8,17 +8,23 @@ use std::{
 
 use engine::{
     decision::{Action, Chosen, Write},
-    facts::{Change, ClusterError, GitHubAnswer, GitHubError, Outcome, StoreError, Written},
-    ids::WorkerName,
+    facts::{App, Change, ClusterError, GitHubAnswer, GitHubError, Outcome, RunnerScope, StoreError, Written},
+    ids::{InstallationId, WorkerName},
 };
 use secrecy::SecretString;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     Scheduler,
+    health::Health,
     lead::{Fact, Facts},
+    slow_store,
 };
-use crate::ports::{Lease, Store, StoreWrite};
+use crate::{
+    github::app_of,
+    notices::Notices,
+    ports::{Lease, Store, StoreWrite},
+};
 
 /// A call to GitHub or the cluster that takes longer is given up; whether it had its effect is then unknown.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -55,7 +61,9 @@ impl Hands {
     /// Begins an action; its end arrives as a fact.
     pub fn carry_out(&self, chosen: Chosen) {
         let Chosen { id, action, .. } = chosen;
-        let end = End { action: id, facts: self.facts.clone(), sent: false };
+        let asked = Asked::of(&action);
+        let end =
+            End { action: id, facts: self.facts.clone(), sent: false, asked, health: self.scheduler.health.clone() };
         let Scheduler { github, cluster, .. } = self.scheduler.clone();
         let vault = self.vault.clone();
         match action {
@@ -189,11 +197,80 @@ struct End {
     action: u64,
     facts: Facts,
     sent: bool,
+    asked: Asked,
+    health: Arc<Health>,
+}
+
+/// Who was asked, and for what: for people.
+#[derive(Clone, Copy)]
+enum Asked {
+    GitHub(&'static str, App, Option<InstallationId>),
+    Cluster(&'static str),
+    Store,
+}
+
+impl Asked {
+    fn of(action: &Action) -> Self {
+        let of_scope =
+            |what, scope: &RunnerScope| Asked::GitHub(what, app_of(scope.entity_type), Some(scope.installation));
+        match action {
+            Action::Write { .. } => Asked::Store,
+            Action::PollJob { installation, app, .. } => Asked::GitHub("ask about a job", *app, Some(*installation)),
+            Action::ListRunners(scope) => of_scope("list runners", scope),
+            Action::MintJit(worker) => {
+                Asked::GitHub("make a JIT configuration", app_of(worker.entity_type), Some(worker.installation))
+            }
+            Action::DeleteRunner { scope, .. } => of_scope("delete a runner", scope),
+            Action::ListDeliveries { app, .. } => Asked::GitHub("read the delivery log", *app, None),
+            Action::Redeliver { app, .. } => Asked::GitHub("have a delivery repeated", *app, None),
+            Action::CreatePod(_) => Asked::Cluster("create a pod"),
+            Action::CreateSecret { .. } => Asked::Cluster("create a Secret"),
+            Action::DeletePod { .. } => Asked::Cluster("delete a pod"),
+            Action::ListPods => Asked::Cluster("list pods"),
+        }
+    }
+
+    /// Tells the operators, if there is something to tell.
+    fn tell(self, notices: &Notices, outcome: &Outcome) {
+        match self {
+            Asked::GitHub(what, app, installation) => match outcome {
+                Outcome::JobPolled { answer, .. } => notices.github(what, app, installation, &answer.result),
+                Outcome::RunnersListed(answer) => notices.github(what, app, installation, &answer.result),
+                Outcome::JitMinted(answer) => notices.github(what, app, installation, &answer.result),
+                Outcome::RunnerDeleted(answer) | Outcome::Redelivered(answer) => {
+                    notices.github(what, app, installation, &answer.result);
+                }
+                Outcome::DeliveriesListed(answer) => notices.github(what, app, installation, &answer.result),
+                Outcome::Written(_)
+                | Outcome::PodCreated(_)
+                | Outcome::SecretCreated(_)
+                | Outcome::PodDeleted(_)
+                | Outcome::PodsListed(_)
+                | Outcome::Lost => {}
+            },
+            Asked::Cluster(what) => match outcome {
+                Outcome::PodCreated(result) => notices.cluster(what, result),
+                Outcome::SecretCreated(result) | Outcome::PodDeleted(result) => notices.cluster(what, result),
+                Outcome::PodsListed(result) => notices.cluster(what, result),
+                Outcome::Written(_)
+                | Outcome::JobPolled { .. }
+                | Outcome::RunnersListed(_)
+                | Outcome::JitMinted(_)
+                | Outcome::RunnerDeleted(_)
+                | Outcome::DeliveriesListed(_)
+                | Outcome::Redelivered(_)
+                | Outcome::Lost => {}
+            },
+            // Whole batches are told of, not each write.
+            Asked::Store => {}
+        }
+    }
 }
 
 impl End {
     fn send(mut self, outcome: Outcome) {
         self.sent = true;
+        self.asked.tell(self.health.notices(), &outcome);
         // The term may be over; then nobody waits for it.
         let _ = self.facts.send(Fact::Ended(Change::Outcome { action: self.action, outcome }));
     }
@@ -243,7 +320,9 @@ async fn write_store(
             ids.push(id);
             writes.push(write);
         }
-        if !write_all(&*scheduler.store, &lease, reservations_last(ids, writes), &facts).await {
+        if !write_all(&*scheduler.store, &lease, reservations_last(ids, writes), &facts, scheduler.health.notices())
+            .await
+        {
             let _ = facts.send(Fact::Fenced);
             return;
         }
@@ -258,12 +337,13 @@ type Batch = (Vec<u64>, Vec<StoreWrite>);
 /// One batch, in one transaction. Where one write makes the store refuse all of them, halves of it one after the other,
 /// until that one stands alone: it must not keep the others from being written. If what cannot be stored are a failed
 /// worker's diagnostics, the failure is written without them. `false`: another leads.
-async fn write_all(store: &dyn Store, lease: &Lease, batch: Batch, facts: &Facts) -> bool {
+async fn write_all(store: &dyn Store, lease: &Lease, batch: Batch, facts: &Facts, notices: &Notices) -> bool {
     let mut parts = vec![batch];
     while let Some((mut ids, mut writes)) = parts.pop() {
         let result = timeout(WRITE_LIMIT, store.write(lease, writes.clone()))
             .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable { message: "no answer within the time limit".to_owned() }));
+            .unwrap_or_else(|_| Err(slow_store(WRITE_LIMIT)));
+        notices.store("write", &result);
         if ids.len() > 1 && matches!(result, Err(StoreError::Unstorable { .. })) {
             let half = ids.len() / 2;
             parts.push((ids.split_off(half), writes.split_off(half)));
@@ -312,7 +392,7 @@ fn tell(result: &Result<Vec<Written>, StoreError>, writes: &[StoreWrite]) {
                         is about can help";
             tracing::error!(worker, job, error = message, "{what}");
         }
-        (Err(error), _) => tracing::warn!(?error, writes = writes.len(), "writes to the store failed"),
+        (Err(error), _) => tracing::debug!(?error, writes = writes.len(), "writes to the store failed"),
     }
 }
 
@@ -329,7 +409,7 @@ mod tests {
     use engine::{
         decision::{JobFailure, WorkerFailure},
         facts::Job,
-        ids::{Epoch, InstallationId, JobId, Span, Time},
+        ids::{Epoch, JobId, Span, Time},
     };
     use futures::{future::BoxFuture, stream::BoxStream};
     use serde_json::{Value, json};
@@ -427,7 +507,8 @@ mod tests {
         let store = Picky { poison, taken: Mutex::default(), transactions: Mutex::default() };
         let (facts, mut told) = mpsc::unbounded_channel();
         let ids = (100..).take(writes.len()).collect();
-        let leads = write_all(&store, &Lease::granted(Epoch(epoch)), (ids, writes), &facts).await;
+        let notices = Notices::default();
+        let leads = write_all(&store, &Lease::granted(Epoch(epoch)), (ids, writes), &facts, &notices).await;
         drop(facts);
         let mut answers = BTreeMap::new();
         while let Some(fact) = told.recv().await {

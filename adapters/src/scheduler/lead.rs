@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{RENEW_EVERY, Scheduler, TermEnd, apply::Hands, health::Question, lease_time};
+use super::{RENEW_EVERY, Scheduler, TermEnd, apply::Hands, health::Question, lease_time, slow_store};
 use crate::ports::{Changes, ClusterEvent, Cursor, Lease};
 
 /// The loop turns at least this often, woken or not: the specification's 15 s.
@@ -252,20 +252,16 @@ async fn read_store(scheduler: Scheduler, facts: Facts) {
     let mut cursor: Option<Cursor> = None;
     let room = Arc::new(Semaphore::new(PARTS_WAITING));
     loop {
-        let pause = match timeout(READ_LIMIT, read_once(&scheduler, cursor, &facts, &room)).await {
-            Ok(Ok(Some(next))) => {
+        let reading = timeout(READ_LIMIT, read_once(&scheduler, cursor, &facts, &room)).await;
+        let reading = reading.unwrap_or_else(|_| Err(slow_store(READ_LIMIT)));
+        scheduler.health.notices().store("read what changed", &reading);
+        let pause = match reading {
+            Ok(Some(next)) => {
                 cursor = Some(next);
                 TICK
             }
-            Ok(Ok(None)) => return,
-            Ok(Err(error)) => {
-                tracing::warn!(?error, "the store could not be read; trying again");
-                READ_PAUSE
-            }
-            Err(_) => {
-                tracing::warn!("reading the store took too long; trying again");
-                READ_PAUSE
-            }
+            Ok(None) => return,
+            Err(_) => READ_PAUSE,
         };
         tokio::select! {
             biased;
@@ -303,17 +299,13 @@ async fn renew(scheduler: Scheduler, lease: Arc<Lease>, leading: watch::Sender<I
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
         let asked = Instant::now();
-        let until = match timeout(RENEW_EVERY, scheduler.store.renew(&lease, super::LEASE)).await {
-            Ok(Ok(true)) => asked + lease_time(),
-            Ok(Ok(false) | Err(StoreError::Fenced { .. })) => asked,
-            Ok(Err(error)) => {
-                tracing::warn!(?error, "leadership could not be renewed; trying again");
-                continue;
-            }
-            Err(_) => {
-                tracing::warn!("renewing leadership took too long; trying again");
-                continue;
-            }
+        let renewing = timeout(RENEW_EVERY, scheduler.store.renew(&lease, super::LEASE)).await;
+        let renewal = renewing.unwrap_or_else(|_| Err(slow_store(RENEW_EVERY)));
+        scheduler.health.notices().store("renew leadership", &renewal);
+        let until = match renewal {
+            Ok(true) => asked + lease_time(),
+            Ok(false) | Err(StoreError::Fenced { .. }) => asked,
+            Err(StoreError::Unavailable { .. } | StoreError::Unstorable { .. }) => continue,
         };
         if leading.send(until).is_err() {
             return;
