@@ -50,7 +50,7 @@ pub enum OpenError {
     #[error("POSTGRES_URL is not a connection string: write postgresql://user:password@host:port/database")]
     Url,
     /// No connection, or it broke.
-    #[error("Postgres cannot be reached or refuses: {0}")]
+    #[error("Postgres cannot be reached or refuses: {0}; check POSTGRES_URL, the server and the network")]
     Connect(String),
     /// The schema could not be brought up to date.
     #[error("the migrations cannot be applied: {0}")]
