@@ -293,6 +293,17 @@ impl Ctx {
         Ok(())
     }
 
+    /// A second ghfe and a second scheduler on the same store, as in production: from now on both take deliveries, and one
+    /// of the two leads.
+    pub async fn replica(&mut self) -> Result<Service, Error> {
+        let (policy, pods) = config::built_in(Realm::Prod)?;
+        let store = self.store.clone();
+        let setup = Setup { store, policy, pods, listen: None, capture: None, seed: 2, check: true };
+        let service = Service::start(&self.models, setup).await?;
+        self.models.deliver_to(format!("http://{}/", service.ghfe));
+        Ok(service)
+    }
+
     /// A job's row.
     ///
     /// # Panics
@@ -332,7 +343,12 @@ impl Ctx {
 
     /// Posts one delivery, signed, straight to ghfe; the answer's status and text.
     pub async fn post(&self, event: &str, body: &str) -> Result<(u16, String), Error> {
-        let request = http::Request::post(format!("http://{}/", self.service.ghfe))
+        self.post_to(&self.service, event, body).await
+    }
+
+    /// The same, to another replica's.
+    pub async fn post_to(&self, service: &Service, event: &str, body: &str) -> Result<(u16, String), Error> {
+        let request = http::Request::post(format!("http://{}/", service.ghfe))
             .header("x-github-event", event)
             .header("x-github-delivery", "test")
             .header("x-hub-signature-256", signature(WEBHOOK_SECRET, body.as_bytes()))
