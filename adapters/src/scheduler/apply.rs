@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     Scheduler,
     health::Health,
-    lead::{Fact, Facts},
+    lead::{Fact, Facts, begin},
     slow_store,
 };
 use crate::{
@@ -49,7 +49,7 @@ pub(super) struct Hands {
 impl Hands {
     pub fn new(scheduler: Scheduler, lease: Arc<Lease>, facts: Facts) -> Self {
         let (writes, queue) = mpsc::unbounded_channel();
-        tokio::spawn(write_store(scheduler.clone(), lease, queue, facts.clone()));
+        begin(write_store(scheduler.clone(), lease, queue, facts.clone()), &facts);
         Self { scheduler, facts, vault: Vault::default(), writes }
     }
 

@@ -127,7 +127,7 @@ impl Health {
         let epoch = Some(self.epoch.load(Ordering::Relaxed)).filter(|&epoch| epoch > 0);
         Status {
             // A clock that was set back must not keep a loop alive that has stopped.
-            alive: beat != 0 && last.0.abs() < STALLED.0,
+            alive: beat != 0 && now.0.abs_diff(beat) < STALLED.0.unsigned_abs(),
             leading: epoch.is_some(),
             epoch,
             last_turn_ms: last.0,

@@ -42,7 +42,7 @@ pub(super) enum Fact {
     Cluster(ClusterEvent),
     /// An action ended.
     Ended(Change),
-    /// The store refused a write: another leads.
+    /// The store refused a write: another leads. Or this term cannot go on.
     Fenced,
 }
 
@@ -60,9 +60,9 @@ pub(super) async fn lead(
     let (leading, lost) = watch::channel(until);
     let lease = Arc::new(lease);
     let beside = Beside(vec![
-        tokio::spawn(watch_cluster(scheduler.clone(), facts.clone())),
-        tokio::spawn(read_store(scheduler.clone(), facts.clone())),
-        tokio::spawn(renew(scheduler.clone(), lease.clone(), leading)),
+        begin(watch_cluster(scheduler.clone(), facts.clone()), &facts),
+        begin(read_store(scheduler.clone(), facts.clone()), &facts),
+        begin(renew(scheduler.clone(), lease.clone(), leading), &facts),
     ]);
     let mut term = Term {
         scheduler,
@@ -225,6 +225,25 @@ fn cluster_change(event: ClusterEvent) -> Change {
     }
 }
 
+/// Begins a task that the term cannot do without. Should it end, by a panic say, the term ends as well: a leader that
+/// hears or writes nothing any more would keep its lease and do no work, for ever.
+pub(super) fn begin(task: impl Future<Output = ()> + Send + 'static, facts: &Facts) -> JoinHandle<()> {
+    let ending = EndsTerm(facts.clone());
+    tokio::spawn(async move {
+        let _ending = ending;
+        task.await;
+    })
+}
+
+struct EndsTerm(Facts);
+
+impl Drop for EndsTerm {
+    fn drop(&mut self) {
+        // With the term over nobody listens.
+        let _ = self.0.send(Fact::Fenced);
+    }
+}
+
 /// The tasks beside the loop; they end with the term.
 struct Beside(Vec<JoinHandle<()>>);
 
@@ -310,5 +329,20 @@ async fn renew(scheduler: Scheduler, lease: Arc<Lease>, leading: watch::Sender<I
         if leading.send(until).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_dies_ends_the_term_it_served() {
+        let (facts, mut inbox) = mpsc::unbounded_channel();
+        let alive = begin(std::future::pending(), &facts);
+        assert!(begin(async { panic!("on purpose") }, &facts).await.is_err());
+        assert!(matches!(inbox.try_recv(), Ok(Fact::Fenced)));
+        assert!(inbox.try_recv().is_err(), "the others go on");
+        alive.abort();
     }
 }
