@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::ports::Store;
+use crate::{notices::Notices, ports::Store};
 
 /// Rows in one commit: enough that a storm needs few commits, few enough that one stays short.
 const ROWS_A_COMMIT: usize = 512;
@@ -65,6 +65,7 @@ type Waiting = (Job, oneshot::Sender<Result<(), StoreError>>);
 pub struct Ingest {
     queue: mpsc::Sender<Waiting>,
     counts: Arc<Counts>,
+    notices: Arc<Notices>,
 }
 
 impl Ingest {
@@ -72,8 +73,9 @@ impl Ingest {
     pub fn new(store: Arc<dyn Store>, bound: usize) -> Self {
         let (queue, waiting) = mpsc::channel(bound);
         let counts = Arc::new(Counts::default());
-        tokio::spawn(commit(store, waiting, counts.clone()));
-        Self { queue, counts }
+        let notices = Arc::new(Notices::default());
+        tokio::spawn(commit(store, waiting, counts.clone(), notices.clone()));
+        Self { queue, counts, notices }
     }
 
     /// Returns when the event is committed.
@@ -81,6 +83,9 @@ impl Ingest {
         let (done, committed) = oneshot::channel();
         if self.queue.try_send((event, done)).is_err() {
             self.counts.shed.fetch_add(1, Ordering::Relaxed);
+            let message =
+                format!("{} deliveries are waiting to be stored; more are turned away", self.queue.max_capacity());
+            self.notices.store::<()>("record deliveries", &Err(StoreError::Unavailable { message }));
             return Err(IngestError::Full);
         }
         match committed.await {
@@ -92,6 +97,11 @@ impl Ingest {
                 Err(IngestError::Store(StoreError::Unavailable { message }))
             }
         }
+    }
+
+    /// What the process tells its operators of the store.
+    pub(crate) fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// The numbers as of now.
@@ -107,15 +117,20 @@ impl Ingest {
 
 /// One commit after the other, each with whatever arrived while the last one ran. Two at once would each hold half of
 /// that, and cost the store more than they gain (PERFORMANCE.md).
-async fn commit(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Waiting>, counts: Arc<Counts>) {
+async fn commit(
+    store: Arc<dyn Store>,
+    mut waiting: mpsc::Receiver<Waiting>,
+    counts: Arc<Counts>,
+    notices: Arc<Notices>,
+) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, ROWS_A_COMMIT).await > 0 {
-        commit_all(&*store, mem::take(&mut batch), &counts).await;
+        commit_all(&*store, mem::take(&mut batch), &counts, &notices).await;
     }
 }
 
 /// One commit. Where one event makes the store refuse all of them, halves of it, until that one stands alone.
-async fn commit_all(store: &dyn Store, batch: Vec<Waiting>, counts: &Counts) {
+async fn commit_all(store: &dyn Store, batch: Vec<Waiting>, counts: &Counts, notices: &Notices) {
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
         let events = part.iter().map(|(event, _)| event.clone()).collect();
@@ -123,6 +138,7 @@ async fn commit_all(store: &dyn Store, batch: Vec<Waiting>, counts: &Counts) {
             let message = format!("no commit within {} s", COMMIT_LIMIT.as_secs());
             Err(StoreError::Unavailable { message })
         });
+        notices.store("record deliveries", &result);
         if part.len() > 1 && matches!(result, Err(StoreError::Unstorable { .. })) {
             parts.push(part.split_off(part.len() / 2));
             parts.push(part);

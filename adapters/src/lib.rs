@@ -6,6 +6,7 @@ pub mod github;
 pub mod ingest;
 pub mod kubernetes;
 pub mod memory;
+pub mod notices;
 pub mod ports;
 #[cfg(feature = "postgres")]
 pub mod postgres;

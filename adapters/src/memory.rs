@@ -19,7 +19,7 @@ use futures::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::ports::{Changes, Clock, Cursor, HistoryPage, HistoryQuery, Lease, Store, StoreWrite, Usage};
+use crate::ports::{Changes, Clock, Cursor, HistoryPage, HistoryQuery, Lease, Store, StoreWrite, Usage, history_order};
 
 /// A store that lives as long as its process.
 pub struct MemoryStore {
@@ -184,7 +184,7 @@ impl Store for MemoryStore {
                 && query.end.is_none_or(|end| job.created_at.0 < end)
         };
         let mut jobs: Vec<Job> = kept.rows.jobs().filter(within).cloned().collect();
-        jobs.sort_by_key(|job| std::cmp::Reverse((job.created_at, job.id)));
+        jobs.sort_by_key(history_order);
         let total = jobs.len() as u64;
         let skip = query.page as usize * query.per_page as usize;
         let jobs = jobs.into_iter().skip(skip).take(query.per_page as usize).collect();

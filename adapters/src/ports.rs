@@ -3,13 +3,13 @@
 //! Each port has a production client (`postgres`, `github`, `kubernetes`) and, for the store, an in-memory one. All
 //! are held to one contract suite each. Ports report facts; they decide nothing about jobs or workers.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use engine::{
     decision::{JobFailure, Write},
     facts::{
         App, ClusterError, Delivery, GitHubAnswer, Job, JobView, Minted, Node, Pod, PodListing, RunnerListing,
-        RunnerScope, StoreError, Worker, Written,
+        RunnerScope, Status, StoreError, Worker, Written,
     },
     ids::{Epoch, InstallationId, JobId, NodeName, PodUid, RunnerId, Span, Time, WorkerName},
 };
@@ -114,7 +114,7 @@ pub trait Store: Send + Sync + 'static {
     /// Active jobs and workers, for `/usage`.
     fn usage(&self) -> BoxFuture<'_, Result<Usage, StoreError>>;
 
-    /// A page of jobs, newest first, for `/history`.
+    /// A page of jobs, in [`history_order`], for `/history`.
     fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryPage, StoreError>>;
 
     /// Whether the store answers.
@@ -143,10 +143,17 @@ pub struct HistoryQuery {
     pub per_page: u32,
 }
 
+/// The order of the history over all its pages: pending, running, ended, as in the specification's table of routes, and
+/// each of these newest first by (created_at, id), which every job has for good. A job that failed stands among the
+/// completed ones, by its time: failures on a last page of their own would be found by nobody.
+pub fn history_order(job: &Job) -> (Status, Reverse<(Time, JobId)>) {
+    (job.status.min(Status::Completed), Reverse((job.created_at, job.id)))
+}
+
 /// One page of the history.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HistoryPage {
-    /// Newest first by (created_at, id).
+    /// In [`history_order`].
     pub jobs: Vec<Job>,
     /// How many there are over all pages.
     pub total: u64,

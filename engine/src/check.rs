@@ -30,6 +30,8 @@ pub struct Violation {
 /// Holds `decision`, which `decide` made from `before` at `now`, against the safety invariants that one decision can
 /// break. Empty when it holds.
 pub fn check(before: &Snapshot, policy: &Policy, decision: &Decision, now: Time) -> Vec<Violation> {
+    // As `decide` has it: time never runs backwards.
+    let now = before.now.max(now);
     let mut found = Vec::new();
     let mut tally = Tally::count(before);
     let named = runners_of_jobs(before, decision);

@@ -13,10 +13,11 @@ use crate::{
     governor::Use,
     ids::{InstallationId, JobId, Pool, Time, WorkerName},
     policy::Policy,
-    snapshot::{Group, JobEntry, Px, Snapshot, Stage},
+    snapshot::{Group, JobEntry, Px, Snapshot, Stage, WorkerEntry},
 };
 
-/// What a job waits for. The first that applies, in the order the rules would find it.
+/// What a job waits for. The first that applies, in the order the rules would find it; a worker that cannot be started
+/// is no answer: what keeps it from its start is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WaitingOn {
     /// Not a pending or running job as far as is known.
@@ -62,18 +63,42 @@ pub enum WaitingOn {
     GitHub {
         /// Whose.
         installation: InstallationId,
-        /// Out of reach since.
+        /// Limited or out of reach since; `None`: only the pace of this service's own calls is held back.
         failing_since: Option<Time>,
+        /// The last answer was a limit; otherwise there was none, or nonsense.
+        limited: bool,
         /// The next attempt; `None`: when a call under way ends.
         until: Option<Time>,
     },
-    /// The store refused the last reservation for its group; the next attempt is then.
+    /// A worker is reserved for it, but GitHub says no to the runner, or the cluster does not take the pod.
+    Refused {
+        /// Which worker.
+        worker: WorkerName,
+        /// By whom.
+        by: Refuser,
+        /// Attempts that failed, one after the other.
+        attempts: u32,
+        /// Since the worker was reserved, which is at most a call's length before the first refusal.
+        since: Time,
+        /// The next attempt.
+        until: Time,
+    },
+    /// The store refused the last reservation for its group, or did not answer; the next attempt is then.
     Store {
         /// When.
         until: Time,
     },
     /// Nothing: a worker is reserved in the next decision.
     NextDecision,
+}
+
+/// Who stands between a reserved worker and its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refuser {
+    /// GitHub makes no JIT configuration for it.
+    GitHub,
+    /// The cluster makes neither its pod nor its Secret.
+    Cluster,
 }
 
 /// What a worker that a job waits for is doing.
@@ -130,7 +155,16 @@ fn waiting_on(s: &Snapshot, policy: &Policy, id: JobId, job: &JobEntry, now: Tim
     }
     let position = group.rank((job.created_at, id)) as i64;
     if position < group.idle() {
-        return WaitingOn::Workers { workers: free_workers(s, group) };
+        let free = free_workers(s, group);
+        // Those that get on serve the group's older jobs; the job is with the others when it is younger than that.
+        let stuck = free.iter().filter_map(|(name, _)| obstacle(s, policy, name, now));
+        let mut stuck = stuck.collect::<Vec<_>>();
+        let getting_on = group.idle() - stuck.len() as i64;
+        if position >= getting_on && !stuck.is_empty() {
+            let at = usize::try_from(position - getting_on.max(0)).unwrap_or(0).min(stuck.len() - 1);
+            return stuck.swap_remove(at);
+        }
+        return WaitingOn::Workers { workers: free };
     }
     if let Some(owner) = s.owners.get(&group.owner) {
         let cap = policy.cap(group.owner);
@@ -149,14 +183,55 @@ fn waiting_on(s: &Snapshot, policy: &Policy, id: JobId, job: &JobEntry, now: Tim
     if group.held.until > now {
         return WaitingOn::Store { until: group.held.until };
     }
-    if let Some(entry) = s.installations.get(&installation) {
-        let until = entry.allowance.clone().ready_at(Use::Mint, &policy.governor, now);
-        if until > now || entry.allowance.is_tried() {
-            let until = Some(until).filter(|&until| now < until && until != Time::NEVER);
-            return WaitingOn::GitHub { installation, failing_since: entry.failing_since, until };
+    github_holds(s, policy, installation, now).unwrap_or(WaitingOn::NextDecision)
+}
+
+/// Whether GitHub would have to wait before it is asked for a runner, and why.
+fn github_holds(s: &Snapshot, policy: &Policy, installation: InstallationId, now: Time) -> Option<WaitingOn> {
+    let entry = s.installations.get(&installation)?;
+    let until = entry.allowance.clone().ready_at(Use::Mint, &policy.governor, now);
+    if until <= now && !entry.allowance.is_tried() {
+        return None;
+    }
+    let until = Some(until).filter(|&until| now < until && until != Time::NEVER);
+    let limited = entry.failing_since.is_none() || entry.allowance.is_limited();
+    Some(WaitingOn::GitHub { installation, failing_since: entry.failing_since, limited, until })
+}
+
+/// What keeps a worker from its start, or from being gone so that another can take its place, if something does.
+fn obstacle(s: &Snapshot, policy: &Policy, name: &WorkerName, now: Time) -> Option<WaitingOn> {
+    let worker = s.workers.get(name)?;
+    let installation = worker.row.installation;
+    let by = match worker.stage {
+        Stage::Minted | Stage::PodMade(_) if worker.removing.is_none() => Refuser::Cluster,
+        Stage::Found | Stage::Ready if worker.removing.is_none() => return None,
+        Stage::Found | Stage::Reserving | Stage::Reserved | Stage::Minted | Stage::PodMade(_) | Stage::Ready => {
+            Refuser::GitHub
+        }
+    };
+    if by == Refuser::GitHub {
+        // What holds all calls back comes before what was said to this worker's own.
+        let entry = s.installations.get(&installation);
+        if let Some((entry, since)) = entry.and_then(|entry| Some((entry, entry.failing_since?))) {
+            let (until, limited) = (entry.allowance.blocked.until, entry.allowance.is_limited());
+            let until = Some(until).filter(|&until| until > now);
+            return Some(WaitingOn::GitHub { installation, failing_since: Some(since), limited, until });
+        }
+        if worker.stage == Stage::Reserved && !worker.in_flight && worker.mint_paid.is_none() {
+            return github_holds(s, policy, installation, now).or_else(|| refused(worker, by));
         }
     }
-    WaitingOn::NextDecision
+    if worker.stage == Stage::Reserving {
+        return (worker.backoff.failures > 0).then_some(WaitingOn::Store { until: worker.backoff.until });
+    }
+    refused(worker, by).filter(|_| worker.removing.is_none())
+}
+
+/// What was said to a worker's own calls, when the last one failed.
+fn refused(worker: &WorkerEntry, by: Refuser) -> Option<WaitingOn> {
+    let (worker_name, attempts) = (worker.row.name.clone(), worker.backoff.failures);
+    let (since, until) = (worker.row.created_at, worker.backoff.until);
+    (attempts > 0).then_some(WaitingOn::Refused { worker: worker_name, by, attempts, since, until })
 }
 
 fn missing_views(s: &Snapshot) -> Vec<&'static str> {
@@ -231,13 +306,25 @@ impl fmt::Display for WaitingOn {
             WaitingOn::Capacity { pool, taken, offered, place } => {
                 write!(f, "pool {pool} is full: {taken} of {offered} places; number {place} in line")
             }
-            WaitingOn::GitHub { installation, failing_since: Some(_), .. } => {
-                write!(f, "GitHub cannot be reached for installation {installation}")
+            WaitingOn::GitHub { installation, failing_since, limited, until } => {
+                let what = if *limited { "GitHub's limits hold calls back" } else { "GitHub cannot be reached" };
+                write!(f, "{what} for installation {installation}")?;
+                if let Some(since) = failing_since {
+                    write!(f, " since {since}")?;
+                }
+                until.map_or(Ok(()), |until| write!(f, "; next attempt at {until}"))
             }
-            WaitingOn::GitHub { installation, failing_since: None, .. } => {
-                write!(f, "GitHub's limits for installation {installation}")
+            WaitingOn::Refused { worker, by, attempts, since, until } => {
+                let what = match by {
+                    Refuser::GitHub => "GitHub refuses a runner",
+                    Refuser::Cluster => "the cluster does not take the pod or its Secret",
+                };
+                let times = if *attempts == 1 { "once" } else { "again and again" };
+                write!(f, "{what} for {worker}, {times} since {since}; next attempt at {until}")
             }
-            WaitingOn::Store { .. } => f.write_str("the store refused the last reservation; it is tried again shortly"),
+            WaitingOn::Store { .. } => {
+                f.write_str("the store did not take the last reservation; it is tried again shortly")
+            }
             WaitingOn::NextDecision => f.write_str("a worker is reserved for it next"),
         }
     }

@@ -103,6 +103,8 @@ pub struct Allowance {
     pub blocked: Backoff,
     /// Refusals in a row that did not say until when.
     untold: u32,
+    /// The last answer was a limit.
+    limited: bool,
     points: VecDeque<(Time, u32)>,
     points_sum: u32,
     polls: Share,
@@ -118,6 +120,7 @@ impl Default for Allowance {
             budget: None,
             blocked: Backoff::default(),
             untold: 0,
+            limited: false,
             points: VecDeque::new(),
             points_sum: 0,
             polls: full,
@@ -170,6 +173,11 @@ impl Allowance {
     /// Whether a refusal that did not say until when may still hold: the next call tries.
     pub fn is_tried(&self) -> bool {
         self.untold > 0
+    }
+
+    /// Whether GitHub's last answer was that a limit is reached.
+    pub fn is_limited(&self) -> bool {
+        self.limited
     }
 
     /// Whether a call may be made now.
@@ -261,6 +269,7 @@ impl Allowance {
                 Some(_) | None => told,
             });
         }
+        self.limited = matches!(error, Some(GitHubError::RateLimited { .. }));
         match error {
             Some(GitHubError::RateLimited { until }) => {
                 // GitHub's advice where it gives none: at least a minute, then exponentially longer.

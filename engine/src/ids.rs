@@ -174,6 +174,25 @@ impl core::ops::Sub<Span> for Time {
     }
 }
 
+/// RFC 3339 in whole seconds, UTC; the calendar is the proleptic Gregorian one, as in ISO 8601.
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secs = self.0.div_euclid(1000);
+        let (days, of_day) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
+        // Years that begin in March have their leap day at the end; 400 of them have 146,097 days. Day 0 is 0000-03-01.
+        let days = days + 719_468;
+        let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        // Five months from March on have 153 days, whichever five they are.
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let (year, month) = (era * 400 + year + month / 10, if month < 10 { month + 3 } else { month - 9 });
+        let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secs = self.as_secs();
@@ -285,6 +304,22 @@ mod tests {
         assert_eq!(WorkerName::entity_of(prod.as_str(), Realm::Staging), None);
         assert_eq!(WorkerName::entity_of(staging.as_str(), Realm::Prod), None);
         assert_eq!(WorkerName::entity_of(staging.as_str(), Realm::Staging), Some(EntityId(42)));
+    }
+
+    #[test]
+    fn times_are_shown_by_the_calendar() {
+        for (seconds, shown) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_798_761_599, "2026-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(alloc::format!("{}", Time(seconds * 1000)), shown);
+        }
+        // At the ends of time nothing overflows.
+        let _ = alloc::format!("{} {}", Time(i64::MIN), Time(i64::MAX));
     }
 
     #[test]

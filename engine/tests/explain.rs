@@ -4,7 +4,7 @@ mod support;
 
 use engine::{
     decision::{Action, JobFailure},
-    explain::{WaitingOn, WorkerState, explain},
+    explain::{Refuser, WaitingOn, WorkerState, explain},
     facts::*,
     ids::*,
     labels::LabelSet,
@@ -146,16 +146,131 @@ fn the_store_and_githubs_limits() {
         bench.answer(poll.id, Outcome::JobPolled { asked_at: bench.now, answer: refused(error) });
         bench.nodes(1);
         let (installation, failing_since) = (InstallationId(501), Some(bench.now));
+        let limited = until.is_some();
         let until = until.or(Some(bench.now + Span::secs(5)));
-        assert_eq!(why(&bench, 1), WaitingOn::GitHub { installation, failing_since, until });
+        assert_eq!(why(&bench, 1), WaitingOn::GitHub { installation, failing_since, limited, until });
     }
+}
+
+/// A worker reserved for each job, its JIT call under way.
+fn reserved(jobs: &[i64]) -> Bench {
+    let mut bench = waiting(jobs.len() as u32, jobs);
+    bench.decide();
+    bench.answer_writes();
+    bench.decide();
+    bench
+}
+
+/// Answers the first JIT call that is under way.
+#[track_caller]
+fn minted(bench: &mut Bench, answer: GitHubAnswer<Minted>) -> WorkerName {
+    let call = bench.expect("a JIT call", |action| matches!(action, Action::MintJit(_)));
+    let Action::MintJit(worker) = &call.action else { unreachable!() };
+    bench.answer(call.id, Outcome::JitMinted(answer));
+    worker.name.clone()
+}
+
+#[test]
+fn a_worker_that_github_does_not_start_is_no_answer_but_githubs_trouble_is() {
+    let no = || GitHubError::Refused { status: 403, message: "no".into() };
+    for (error, limited) in [
+        (GitHubError::Unavailable { message: "away".into() }, false),
+        (GitHubError::RateLimited { until: Some(START + Span::mins(5)) }, true),
+        (GitHubError::RateLimited { until: None }, true),
+    ] {
+        let mut bench = reserved(&[1]);
+        assert_eq!(state(&bench), WorkerState::Provisioning, "the first call is under way: nothing is wrong yet");
+        let begun = bench.now;
+        minted(&mut bench, refused(error.clone()));
+        // For longer than one worker may take: it is given up, and another one fares no better.
+        for _ in 0..30 {
+            bench.tick(Span::secs(30));
+            bench.answer_writes();
+            bench.decide();
+            let said = why(&bench, 1);
+            let WaitingOn::GitHub { failing_since, limited: told, .. } = said else { panic!("{said:?}") };
+            assert_eq!((failing_since, told), (Some(begun), limited), "{error:?}");
+            if bench.find(|action| matches!(action, Action::MintJit(_))).is_some() {
+                minted(&mut bench, refused(error.clone()));
+            }
+        }
+    }
+    let mut bench = reserved(&[1]);
+    let since = bench.now;
+    let worker = minted(&mut bench, refused(no()));
+    let until = bench.now + Span::secs(5);
+    let refusal = WaitingOn::Refused { worker: worker.clone(), by: Refuser::GitHub, attempts: 1, since, until };
+    assert_eq!(why(&bench, 1), refusal);
+    bench.tick(Span::secs(5));
+    minted(&mut bench, refused(no()));
+    assert!(matches!(why(&bench, 1), WaitingOn::Refused { attempts: 2, since: told, .. } if told == since));
+    // When it goes at last, its worker is the answer again.
+    bench.tick(Span::secs(10));
+    assert_eq!(minted(&mut bench, ok(Minted { runner: RunnerId(9) })), worker);
+    assert_eq!(state(&bench), WorkerState::Provisioning);
+}
+
+#[test]
+fn a_store_that_does_not_answer_a_reservation_is_named() {
+    let mut bench = waiting(1, &[1]);
+    bench.decide();
+    assert_eq!(state(&bench), WorkerState::Provisioning);
+    let write = bench.expect("a reservation", |action| matches!(action, Action::Write { .. }));
+    let away = StoreError::Unavailable { message: "away".into() };
+    bench.answer(write.id, Outcome::Written(Err(away)));
+    assert_eq!(why(&bench, 1), WaitingOn::Store { until: bench.now + Span::secs(5) });
+}
+
+#[test]
+fn a_cluster_that_takes_no_pod_is_named() {
+    let no = || ClusterError::Refused { status: 403, message: "quota".into() };
+    let mut bench = reserved(&[1]);
+    let since = bench.now;
+    minted(&mut bench, ok(Minted { runner: RunnerId(9) }));
+    bench.decide();
+    let call = bench.expect("a pod", |action| matches!(action, Action::CreatePod(_)));
+    bench.answer(call.id, Outcome::PodCreated(Err(no())));
+    let said = why(&bench, 1);
+    assert!(
+        matches!(said, WaitingOn::Refused { by: Refuser::Cluster, attempts: 1, since: told, .. } if told == since),
+        "{said:?}"
+    );
+    bench.tick(Span::secs(5));
+    let call = bench.expect("a pod", |action| matches!(action, Action::CreatePod(_)));
+    let Action::CreatePod(row) = &call.action else { unreachable!() };
+    let made = pod(row.name.as_str(), PodPhase::Pending, bench.now);
+    bench.answer(call.id, Outcome::PodCreated(Ok(made)));
+    assert_eq!(state(&bench), WorkerState::Provisioning, "what was in the way is over");
+    bench.decide();
+    let call = bench.expect("a Secret", |action| matches!(action, Action::CreateSecret { .. }));
+    bench.answer(call.id, Outcome::SecretCreated(Err(no())));
+    let said = why(&bench, 1);
+    assert!(matches!(said, WaitingOn::Refused { by: Refuser::Cluster, attempts: 1, .. }), "{said:?}");
+}
+
+#[test]
+fn only_the_jobs_behind_the_obstacle_are_told_of_it() {
+    let mut bench = reserved(&[1, 2]);
+    let stuck = minted(&mut bench, refused(GitHubError::Refused { status: 422, message: "no".into() }));
+    minted(&mut bench, ok(Minted { runner: RunnerId(9) }));
+    // One runner is on its way, and GitHub gives it the older job.
+    assert!(matches!(why(&bench, 1), WaitingOn::Workers { .. }), "{:?}", why(&bench, 1));
+    let said = why(&bench, 2);
+    assert!(matches!(&said, WaitingOn::Refused { worker, .. } if *worker == stuck), "{said:?}");
 }
 
 #[test]
 fn each_answer_is_a_sentence_for_people() {
     let (pool, until) = (Pool::from("p"), START);
     let gone = WaitingOn::Installation(JobFailure::InstallationGone);
-    let github = |failing_since| WaitingOn::GitHub { installation: InstallationId(4), failing_since, until: None };
+    let github = |failing_since, limited, until| {
+        let installation = InstallationId(4);
+        WaitingOn::GitHub { installation, failing_since, limited, until }
+    };
+    let refused = |by, attempts| {
+        let since = START + Span::secs(3);
+        WaitingOn::Refused { worker: "w".into(), by, attempts, since, until: since + Span::secs(5) }
+    };
     let workers = vec![("w1".into(), WorkerState::Idle), ("w2".into(), WorkerState::Leaving)];
     let cases = [
         (WaitingOn::Nothing, "not waiting: it is neither pending nor running"),
@@ -170,9 +285,25 @@ fn each_answer_is_a_sentence_for_people() {
             WaitingOn::Capacity { pool, taken: 5, offered: 4, place: 2 },
             "pool p is full: 5 of 4 places; number 2 in line",
         ),
-        (github(Some(START)), "GitHub cannot be reached for installation 4"),
-        (github(None), "GitHub's limits for installation 4"),
-        (WaitingOn::Store { until }, "the store refused the last reservation; it is tried again shortly"),
+        (
+            github(Some(START), false, Some(START + Span::mins(1))),
+            "GitHub cannot be reached for installation 4 since 2027-01-15T08:00:00Z; next attempt at 2027-01-15T08:01:00Z",
+        ),
+        (
+            github(Some(START), true, None),
+            "GitHub's limits hold calls back for installation 4 since 2027-01-15T08:00:00Z",
+        ),
+        (github(None, true, None), "GitHub's limits hold calls back for installation 4"),
+        (
+            refused(Refuser::GitHub, 1),
+            "GitHub refuses a runner for w, once since 2027-01-15T08:00:03Z; next attempt at 2027-01-15T08:00:08Z",
+        ),
+        (
+            refused(Refuser::Cluster, 2),
+            "the cluster does not take the pod or its Secret for w, again and again since 2027-01-15T08:00:03Z; \
+             next attempt at 2027-01-15T08:00:08Z",
+        ),
+        (WaitingOn::Store { until }, "the store did not take the last reservation; it is tried again shortly"),
         (WaitingOn::NextDecision, "a worker is reserved for it next"),
     ];
     for (said, sentence) in cases {

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,11 +16,14 @@ use adapters::{
     ingest::Ingest,
     kubernetes::{KubernetesClient, PodSettings},
     ports::{Clock, Store},
-    scheduler::{Health, Scheduler},
+    scheduler::{Health, Inspect, Scheduler},
 };
 use base64::Engine as _;
 use bytes::Bytes;
-use engine::policy::Policy;
+use engine::{
+    check::{Violation, check},
+    policy::Policy,
+};
 use http_body_util::Full;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -279,9 +285,28 @@ pub struct Service {
     pub scheduler: SocketAddr,
     /// The scheduler's own numbers.
     pub health: Arc<Health>,
+    checked: Arc<Checked>,
     stop: watch::Sender<bool>,
     running: JoinHandle<()>,
     _tasks: Tasks,
+}
+
+/// What the engine's own check found.
+#[derive(Default)]
+struct Checked {
+    decisions: AtomicU64,
+    violations: Mutex<Vec<Violation>>,
+}
+
+/// Holds decisions against `engine::check`, and keeps what it finds.
+fn inspector(found: Arc<Checked>) -> Inspect {
+    Arc::new(move |before, policy, decision, now| {
+        found.decisions.fetch_add(1, Ordering::Relaxed);
+        let violations = check(before, policy, decision, now);
+        if !violations.is_empty() {
+            found.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(violations);
+        }
+    })
 }
 
 /// How a service is set up.
@@ -298,6 +323,8 @@ pub struct Setup {
     pub capture: Option<Capture>,
     /// Draws worker names.
     pub seed: u64,
+    /// Holds every decision against `engine::check`.
+    pub check: bool,
 }
 
 impl Service {
@@ -321,6 +348,7 @@ impl Service {
         let routes = adapters::scheduler::router(health.clone(), models.clock.clone());
         let scheduler_addr = serve(&mut tasks, loopback(), routes).await?;
         let seed = setup.seed;
+        let checked: Arc<Checked> = Arc::default();
         let scheduler = Scheduler {
             store: setup.store,
             github: models.github_client()?,
@@ -330,6 +358,7 @@ impl Service {
             holder: "harness".to_owned(),
             seed: Arc::new(move || seed),
             health: health.clone(),
+            inspect: setup.check.then(|| inspector(checked.clone())),
         };
         let (stop, mut stopped) = watch::channel(false);
         let until = Box::pin(async move {
@@ -337,7 +366,17 @@ impl Service {
             let _ = stopped.wait_for(|stop| *stop).await;
         });
         let running = tokio::spawn(scheduler.run(until));
-        Ok(Self { ghfe, scheduler: scheduler_addr, health, stop, running, _tasks: tasks })
+        Ok(Self { ghfe, scheduler: scheduler_addr, health, checked, stop, running, _tasks: tasks })
+    }
+
+    /// What decisions so far did that no decision may do.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.checked.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Decisions held against `engine::check` so far.
+    pub fn checked(&self) -> u64 {
+        self.checked.decisions.load(Ordering::Relaxed)
     }
 
     /// Asks the scheduler to stop, as SIGTERM does, and waits until it has.

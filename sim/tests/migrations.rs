@@ -76,15 +76,15 @@ async fn the_specifications_own_tables_are_taken_over_with_their_rows() {
     let jobs = store.history(ALL).await.unwrap().jobs;
     let ids: Vec<(JobId, Status, OwnerId)> = jobs.iter().map(|job| (job.id, job.status, job.owner)).collect();
     let expected = [
-        (JobId(3), Status::Completed, OwnerId(7)),
-        (JobId(2), Status::Running, OwnerId(0)),
         (JobId(1), Status::Pending, OwnerId(7)),
+        (JobId(2), Status::Running, OwnerId(0)),
+        (JobId(3), Status::Completed, OwnerId(7)),
     ];
     assert_eq!(ids, expected);
-    assert_eq!(jobs[0].completed_at.unwrap().since(jobs[0].created_at).as_secs(), 1800);
+    assert_eq!(jobs[2].completed_at.unwrap().since(jobs[2].created_at).as_secs(), 1800);
     assert_eq!(jobs[1].entity_type, EntityType::User);
     assert_eq!(jobs[1].completed_at, None);
-    assert_eq!(jobs[2].labels, LabelSet::new(["linux.riscv64.xlarge", "ubuntu-24.04-riscv"]));
+    assert_eq!(jobs[0].labels, LabelSet::new(["linux.riscv64.xlarge", "ubuntu-24.04-riscv"]));
     let labels = "SELECT job_labels::text FROM prod.jobs WHERE job_id = 1";
     let labels: String = sqlx::query_scalar(labels).fetch_one(&before).await.unwrap();
     assert_eq!(labels, r#"["linux.riscv64.xlarge", "ubuntu-24.04-riscv"]"#, "as new rows have them: equal in SQL too");
@@ -98,8 +98,8 @@ async fn the_specifications_own_tables_are_taken_over_with_their_rows() {
     let end = engine::facts::Job {
         status: Status::Completed,
         completed_at: Some(rows::START),
-        installation: jobs[2].installation,
-        ..jobs[2].clone()
+        installation: jobs[0].installation,
+        ..jobs[0].clone()
     };
     store.record(vec![end]).await.unwrap();
     assert_eq!(store.history(ALL).await.unwrap().jobs[2].status, Status::Completed);

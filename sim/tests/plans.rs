@@ -211,6 +211,6 @@ async fn every_statement_finds_its_rows_by_an_index() {
         store.history(HistoryQuery { start: None, end: None, page: 3, per_page: 100 }).await.unwrap();
         let page = bench.log.take("sqlx::postgres::notice");
         let page = page.iter().find(|plan| plan.contains("LIMIT")).expect("the plan of a page");
-        assert!(page.contains("jobs_newest") && !page.contains("Sort"), "{mode}, a page of the history: {page}");
+        assert!(page.contains("jobs_history") && !page.contains("Sort"), "{mode}, a page of the history: {page}");
     }
 }

@@ -102,6 +102,7 @@ contract! {
     a_first_reading_holds_what_is_active_and_what_ended_lately
     a_wake_comes_at_once_and_after_each_record
     usage_and_history_are_in_order
+    the_history_is_sorted_by_status_and_then_newest_first
 }
 
 fn reserve(name: &str, org: i64, cap: Option<u32>) -> Write {
@@ -407,10 +408,58 @@ async fn usage_and_history_are_in_order(bench: Bench) {
         let page = bench.store.history(query).await.unwrap();
         (page.jobs.iter().map(|job| job.id.0).collect::<Vec<_>>(), page.total)
     };
-    assert_eq!(ids(page(0, None, None)).await, (vec![5, 4], 5));
-    assert_eq!(ids(page(2, None, None)).await, (vec![1], 5));
+    assert_eq!(ids(page(0, None, None)).await, (vec![5, 3], 5));
+    assert_eq!(ids(page(2, None, None)).await, (vec![4], 5));
     assert_eq!(ids(page(9, None, None)).await, (vec![], 5));
     assert_eq!(ids(page(0, Some(START.0 + 2), Some(START.0 + 4))).await, (vec![3, 2], 2));
+}
+
+/// Pending, running, ended, each newest first over all pages, and a job that failed among the completed ones; jobs of
+/// the same moment by their ids.
+async fn the_history_is_sorted_by_status_and_then_newest_first(bench: Bench) {
+    let at = |id, ms, status| Job { created_at: Time(START.0 + ms), status, ..job(id, 7) };
+    let failing = Job { installation: InstallationId(999), ..at(5, 30, Status::Pending) };
+    let jobs = [
+        at(1, 10, Status::Completed),
+        at(2, 50, Status::Completed),
+        at(3, 40, Status::Running),
+        at(4, 60, Status::Running),
+        failing,
+        at(6, 5, Status::Pending),
+        at(7, 5, Status::Pending),
+        at(8, 20, Status::Pending),
+    ];
+    bench.store.record(jobs.to_vec()).await.unwrap();
+    bench.store.fail_installation(InstallationId(999), JobFailure::InstallationGone, START).await.unwrap();
+    for per_page in [1, 3, 8] {
+        let mut seen = Vec::new();
+        for page in 0..8_u32.div_ceil(per_page) {
+            let query = HistoryQuery { start: None, end: None, page, per_page };
+            seen.extend(bench.store.history(query).await.unwrap().jobs.into_iter().map(|job| job.id.0));
+        }
+        assert_eq!(seen, [8, 7, 6, 4, 3, 2, 5, 1], "{per_page} a page");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_postgres_can_never_store_is_told_apart_and_takes_its_batch_with_it() {
+    let bench = Bench::postgres().await;
+    let lease = bench.lead().await;
+    bench.store.record(vec![job(1, 7), job(2, 7)]).await.unwrap();
+    for name in ["w1", "w2"] {
+        bench.write(&lease, reserve(name, 7, None)).await;
+    }
+    let running = |name: &str, node: &str| Write::WorkerRunning {
+        name: WorkerName::from(name),
+        at: START,
+        node: Some(NodeName::from(node)),
+    };
+    let batch = [running("w1", "n1"), running("w2", "n\0")];
+    let batch = batch.map(|write| StoreWrite { write, diagnostics: None }).to_vec();
+    let refused = bench.store.write(&lease, batch).await;
+    assert!(matches!(refused, Err(StoreError::Unstorable { .. })), "{refused:?}");
+    let pending = bench.all().await.workers.iter().all(|worker| worker.status == Status::Pending);
+    assert!(pending, "a batch is written whole or not at all");
 }
 
 mod differential {

@@ -13,7 +13,7 @@ use crate::{
     register::{Counts, Fault, Rare},
     replay::{self, Played, Setting},
     report::Outcome,
-    run::run,
+    run::{run, run_checked},
     shrink::shrink,
 };
 
@@ -34,6 +34,8 @@ pub struct Sweep {
     pub until: Option<String>,
     /// Run each seed once, not twice.
     pub once: bool,
+    /// Hold each decision against the engine's own check, in the first run of each seed.
+    pub check: bool,
     /// Say how far it is, on stderr.
     pub progress: bool,
 }
@@ -68,10 +70,11 @@ pub fn profile_of(seed: u64, profile: Option<Profile>) -> Profile {
     })
 }
 
-/// Runs one seed; twice unless `once`, and two different hashes are a failure of their own.
-pub fn seed(seed: u64, profile: Profile, once: bool) -> Outcome {
+/// Runs one seed; twice unless `once`, and two different hashes are a failure of their own. With `check` each decision of
+/// the first run is held against the engine's own check.
+pub fn seed(seed: u64, profile: Profile, once: bool, check: bool) -> Outcome {
     let plan = Arc::new(draw(profile, seed));
-    let mut outcome = run(&plan, false);
+    let mut outcome = if check { run_checked(&plan, false) } else { run(&plan, false) };
     if !once && outcome.broken.is_none() {
         let again = run(&plan, false);
         if again.hash != outcome.hash {
@@ -94,7 +97,7 @@ pub fn sweep(options: &Sweep) -> Swept {
     let mut hashes = BTreeMap::new();
     let mut expected = options.from;
     let mut progress = Progress::new(options.progress, options.to - options.from);
-    let run_one = |number| seed(number, profile_of(number, options.profile), options.once);
+    let run_one = |number| seed(number, profile_of(number, options.profile), options.once, options.check);
     parallel::seeds(options.from, options.to, options.jobs, run_one, |number, outcome| {
         swept.seeds += 1;
         let (broken, hash) = match outcome {
@@ -326,6 +329,7 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
                 first: args.flag("--first"),
                 until: args.value("--until")?,
                 once: args.flag("--once"),
+                check: args.flag("--check"),
                 progress: !args.flag("--quiet"),
             };
             let (as_json, partial) = (args.flag("--json"), args.flag("--partial"));

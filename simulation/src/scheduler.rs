@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use engine::{
+    check::check,
     decide::decide,
     decision::{Action, Chosen, Write},
     facts::{Change, ClusterError, GitHubAnswer, GitHubError, Job, Outcome, StoreError, Worker},
@@ -589,11 +590,20 @@ impl Sim {
         let Some(snapshot) = &mut process.snapshot else { return };
         process.decisions += 1;
         process.latest = process.latest.max(now);
+        let before = self.checks.then(|| snapshot.clone());
         let decision = decide(snapshot, &self.policy, now);
         // The loop turns at least every tick, woken or not; what an earlier decision named counts no more.
         let wake = decision.wake_at.map_or(i64::MAX, |at| at.0 - self.plan.epoch - process.offset);
         process.wake = wake.max(self.now + 1).min(self.now + TICK);
         self.set_alarm(s);
+        if let Some(before) = before {
+            for violation in check(&before, &self.policy, &decision, now) {
+                self.breaks(
+                    violation.invariant,
+                    format!("scheduler {s}, by the engine's own check: {}", violation.what),
+                );
+            }
+        }
         for chosen in decision.actions {
             self.carry_out(s, chosen);
         }

@@ -31,9 +31,20 @@ async fn serve() -> Result<(), process::Error> {
     let health = Arc::new(Health::default());
     let listener = process::listen(config.common.listen).await?;
     let scheduler = build(config, clock.clone(), health.clone()).await?;
-    let running = tokio::spawn(scheduler.run(Box::pin(process::stopped())));
-    process::serve_until_stopped(listener, router(health, clock)).await?;
-    Ok(running.await?)
+    let mut running = tokio::spawn(scheduler.run(Box::pin(process::stopped())));
+    let mut serving = std::pin::pin!(process::serve_until_stopped(listener, router(health, clock)));
+    tokio::select! {
+        biased;
+        served = &mut serving => {
+            served?;
+            Ok(running.await?)
+        }
+        // A loop that ended by a panic ends the process: whoever runs it starts it anew.
+        ended = &mut running => {
+            ended?;
+            serving.await
+        }
+    }
 }
 
 async fn build(config: SchedulerConfig, clock: Clock, health: Arc<Health>) -> Result<Scheduler, process::Error> {
@@ -56,5 +67,6 @@ async fn build(config: SchedulerConfig, clock: Clock, health: Arc<Health>) -> Re
         // The standard library seeds its hashers from the system's randomness, anew for each.
         seed: Arc::new(|| RandomState::new().build_hasher().finish()),
         health,
+        inspect: None,
     })
 }

@@ -81,10 +81,11 @@ pub fn router(ghfe: Ghfe) -> Router {
         .with_state(ghfe)
 }
 
-/// What came in and what became of it.
+/// What came in and what became of it, and what is in trouble.
 async fn status(State(ghfe): State<Ghfe>) -> Json<serde_json::Value> {
     let lost = ghfe.capture.as_ref().map(Capture::lost);
-    Json(serde_json::json!({ "deliveries": ghfe.ingest.status(), "capture_lost": lost }))
+    let troubles = ghfe.ingest.notices().now();
+    Json(serde_json::json!({ "deliveries": ghfe.ingest.status(), "capture_lost": lost, "troubles": troubles }))
 }
 
 async fn ready(State(ghfe): State<Ghfe>) -> Response {

@@ -145,14 +145,20 @@ async fn record(ghfe: &Ghfe, job: Job) -> Answer {
             Ok((StatusCode::OK, "recorded".to_owned()))
         }
         Ok(Err(error)) => {
-            tracing::error!(job = %id, ?error, "not recorded");
+            // A store that is away is told of once, and each delivery by its answer.
             Err(match error {
-                IngestError::Full | IngestError::Store(_) => away(&error.to_string()),
-                IngestError::Unstorable(_) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
+                IngestError::Full | IngestError::Store(_) => {
+                    tracing::debug!(job = %id, ?error, "not recorded");
+                    away(&error.to_string())
+                }
+                IngestError::Unstorable(_) => {
+                    tracing::error!(job = %id, ?error, "not recorded");
+                    refuse(StatusCode::BAD_REQUEST, error.to_string())
+                }
             })
         }
         Err(_) => {
-            tracing::error!(job = %id, "not recorded in time");
+            tracing::debug!(job = %id, "not recorded in time");
             Err(away("the store did not answer in time; deliver again later"))
         }
     }
@@ -173,11 +179,11 @@ async fn installation(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, received: 
         Ok(Err(
             error @ (StoreError::Unavailable { .. } | StoreError::Fenced { .. } | StoreError::Unstorable { .. }),
         )) => {
-            tracing::error!(installation = id, ?error, "an installation's end was not recorded");
+            tracing::warn!(installation = id, ?error, "an installation's end was not recorded");
             Err(away("the store cannot take the delivery now; deliver again later"))
         }
         Err(_) => {
-            tracing::error!(installation = id, "an installation's end was not recorded in time");
+            tracing::warn!(installation = id, "an installation's end was not recorded in time");
             Err(away("the store did not answer in time; deliver again later"))
         }
     }

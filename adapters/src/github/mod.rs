@@ -201,7 +201,8 @@ fn repo_path(repo: Option<&str>) -> Result<String, GitHubError> {
     }
 }
 
-fn app_of(entity_type: EntityType) -> App {
+/// The App that serves accounts of this kind.
+pub(crate) fn app_of(entity_type: EntityType) -> App {
     match entity_type {
         EntityType::Organization => App::Organization,
         EntityType::User => App::Personal,

@@ -39,7 +39,10 @@ use serde_json::json;
 use pod::{APP_LABEL, APP_VALUE, BOARD_NODE_LABEL, JIT_KEY};
 pub use pod::{PodSettings, label_value};
 
-use crate::ports::{Clock, Cluster, ClusterEvent};
+use crate::{
+    notices::Notices,
+    ports::{Clock, Cluster, ClusterEvent},
+};
 
 /// Pods of a listing page.
 const PAGE: u32 = 500;
@@ -69,6 +72,7 @@ pub struct KubernetesClient {
     settings: PodSettings,
     clock: Clock,
     patience: Duration,
+    notices: Arc<Notices>,
 }
 
 impl KubernetesClient {
@@ -79,7 +83,7 @@ impl KubernetesClient {
 
     /// The same, with another limit for a diagnosis as a whole; no question of it takes longer than half of that.
     pub fn with_patience(client: Client, settings: PodSettings, clock: Clock, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { client, settings, clock, patience })
+        Arc::new(Self { client, settings, clock, patience, notices: Arc::default() })
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -144,7 +148,7 @@ impl KubernetesClient {
     fn watch_pods(&self) -> BoxStream<'static, ClusterEvent> {
         let events = watcher(self.pods(), watcher::Config::default().labels(&Self::selector()));
         let collect = Collect { clock: self.clock.clone(), asked_at: Time::ZERO, items: Vec::new() };
-        steady(events)
+        steady(events, "watch pods", self.notices.clone())
             .scan(collect, |collect, event| {
                 let out = collect.pod_event(event);
                 std::future::ready(Some(out))
@@ -156,7 +160,7 @@ impl KubernetesClient {
     fn watch_nodes(&self) -> BoxStream<'static, ClusterEvent> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let events = watcher(nodes, watcher::Config::default().labels(BOARD_NODE_LABEL));
-        steady(events)
+        steady(events, "watch nodes", self.notices.clone())
             .scan(Vec::new(), |listed, event| std::future::ready(Some(node_event(listed, event))))
             .filter_map(std::future::ready)
             .boxed()
@@ -189,9 +193,11 @@ impl Backoff for Pause {
     }
 }
 
-/// A watch that goes on after every error, with a pause that grows.
+/// A watch that goes on after every error, with a pause that grows. Operators hear of it as of any call that fails.
 fn steady<K>(
     events: impl stream::Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    what: &'static str,
+    notices: Arc<Notices>,
 ) -> BoxStream<'static, Event<K>>
 where
     K: kube::Resource + Clone + Send + 'static,
@@ -205,14 +211,21 @@ where
             }
         })
         .backoff(pause)
-        .filter_map(|event| async {
-            match event {
-                Ok(event) => Some(event),
+        .filter_map(move |event| {
+            let seen = match event {
+                Ok(event) => {
+                    if matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
+                        notices.cluster(what, &Ok(()));
+                    }
+                    Some(event)
+                }
                 Err(error) => {
-                    tracing::warn!(error = watch_error(&error), "a watch broke; it starts anew");
+                    let message = watch_error(&error);
+                    notices.cluster::<()>(what, &Err(ClusterError::Unavailable { message }));
                     None
                 }
-            }
+            };
+            std::future::ready(seen)
         })
         .boxed()
 }

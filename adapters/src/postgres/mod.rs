@@ -50,7 +50,7 @@ pub enum OpenError {
     #[error("POSTGRES_URL is not a connection string: write postgresql://user:password@host:port/database")]
     Url,
     /// No connection, or it broke.
-    #[error("Postgres cannot be reached or refuses: {0}")]
+    #[error("Postgres cannot be reached or refuses: {0}; check POSTGRES_URL, the server and the network")]
     Connect(String),
     /// The schema could not be brought up to date.
     #[error("the migrations cannot be applied: {0}")]
@@ -170,6 +170,8 @@ struct Listening {
     channel: String,
     listener: Option<PgListener>,
     pause: Duration,
+    /// A lost connection was told of; the next one that comes up is, too.
+    down: bool,
 }
 
 impl Listening {
@@ -180,10 +182,13 @@ impl Listening {
                     Ok(listener) => {
                         self.listener = Some(listener);
                         self.pause = LISTEN_PAUSE.0;
+                        if std::mem::take(&mut self.down) {
+                            tracing::info!("Postgres: listening for new jobs again");
+                        }
                         return Some(((), self));
                     }
                     Err(error) => {
-                        tracing::warn!(error = describe(&error), "cannot listen for new jobs; trying again");
+                        self.lost(&describe(&error));
                         tokio::time::sleep(self.pause).await;
                         self.pause = (self.pause * 2).min(LISTEN_PAUSE.1);
                         continue;
@@ -195,9 +200,16 @@ impl Listening {
                     self.listener = Some(listener);
                     return Some(((), self));
                 }
-                Ok(None) => tracing::warn!("the connection that listens for new jobs is gone; connecting anew"),
-                Err(error) => tracing::warn!(error = describe(&error), "cannot listen for new jobs; connecting anew"),
+                Ok(None) => self.lost("the connection is gone"),
+                Err(error) => self.lost(&describe(&error)),
             }
+        }
+    }
+
+    /// One line for as long as it lasts, however many attempts that takes.
+    fn lost(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.down, true) {
+            tracing::warn!(error, "Postgres: cannot listen for new jobs; they are seen within 15 s meanwhile");
         }
     }
 
@@ -273,7 +285,7 @@ impl Store for PgStore {
 
     fn wakes(&self) -> BoxStream<'static, ()> {
         let (pool, channel) = (self.pool.clone(), self.channel.clone());
-        let listening = Listening { pool, channel, listener: None, pause: LISTEN_PAUSE.0 };
+        let listening = Listening { pool, channel, listener: None, pause: LISTEN_PAUSE.0, down: false };
         stream::unfold(listening, Listening::next).boxed()
     }
 

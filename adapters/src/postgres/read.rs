@@ -317,7 +317,7 @@ pub(super) async fn history(pool: &PgPool, query: HistoryQuery) -> sqlx::Result<
     .await?;
     let skip = i64::from(query.page) * i64::from(query.per_page);
     let jobs = jobs!(
-        "WHERE ($1::bigint IS NULL OR created_at >= from_ms($1)) AND ($2::bigint IS NULL OR created_at < from_ms($2)) ORDER BY created_at DESC, job_id DESC LIMIT $3 OFFSET $4",
+        "WHERE ($1::bigint IS NULL OR created_at >= from_ms($1)) AND ($2::bigint IS NULL OR created_at < from_ms($2)) ORDER BY LEAST(status, 'completed'), created_at DESC, job_id DESC LIMIT $3 OFFSET $4",
         query.start,
         query.end,
         i64::from(query.per_page),

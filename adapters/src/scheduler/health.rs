@@ -8,7 +8,7 @@ use std::sync::{
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -20,7 +20,7 @@ use engine::{
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ports::Clock;
+use crate::{notices::Notices, ports::Clock};
 
 /// A scheduler whose loop has not turned for this long is stalled: it turns at least every 15 s.
 const STALLED: Span = Span::secs(60);
@@ -46,6 +46,7 @@ pub struct Health {
     jobs: AtomicU64,
     workers: AtomicU64,
     under_way: AtomicU64,
+    notices: Notices,
     questions: mpsc::Sender<Question>,
     inbox: Mutex<Option<mpsc::Receiver<Question>>>,
 }
@@ -61,13 +62,14 @@ impl Default for Health {
             jobs: AtomicU64::new(0),
             workers: AtomicU64::new(0),
             under_way: AtomicU64::new(0),
+            notices: Notices::default(),
             questions,
             inbox: Mutex::new(Some(inbox)),
         }
     }
 }
 
-/// The numbers `/status` shows.
+/// What `/status` shows, and `/health` to those who ask it for JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// The loop has turned lately.
@@ -88,6 +90,8 @@ pub struct Status {
     pub workers: u64,
     /// Actions that have not ended yet.
     pub under_way: u64,
+    /// What does not answer, refuses, or answers nonsense: a sentence each, without secrets.
+    pub troubles: Vec<String>,
 }
 
 impl Health {
@@ -118,10 +122,12 @@ impl Health {
 
     /// The numbers as of `now`.
     pub fn status(&self, now: Time) -> Status {
-        let last = now.since(Time(self.beat_ms.load(Ordering::Relaxed)));
+        let beat = self.beat_ms.load(Ordering::Relaxed);
+        let last = now.since(Time(beat));
         let epoch = Some(self.epoch.load(Ordering::Relaxed)).filter(|&epoch| epoch > 0);
         Status {
-            alive: last < STALLED,
+            // A clock that was set back must not keep a loop alive that has stopped.
+            alive: beat != 0 && now.0.abs_diff(beat) < STALLED.0.unsigned_abs(),
             leading: epoch.is_some(),
             epoch,
             last_turn_ms: last.0,
@@ -130,7 +136,13 @@ impl Health {
             jobs: self.jobs.load(Ordering::Relaxed),
             workers: self.workers.load(Ordering::Relaxed),
             under_way: self.under_way.load(Ordering::Relaxed),
+            troubles: self.notices.now(),
         }
+    }
+
+    /// What the process tells its operators of its surroundings.
+    pub(crate) fn notices(&self) -> &Notices {
+        &self.notices
     }
 }
 
@@ -140,7 +152,12 @@ struct Shown {
     clock: Clock,
 }
 
-/// `GET /health` (`ok` while the loop turns), `GET /status` (JSON), `GET /jobs/{id}/why` (JSON; the leader answers).
+/// `GET /health`: 200 `ok` while the loop turns, 503 when it does not; in either case the headers say what it is, and
+/// whoever accepts JSON alone is shown all of it. `GET /status`: the same, always 200. `GET /jobs/{id}/why` (JSON; the
+/// leader answers).
+///
+/// Neither GitHub, Kubernetes nor Postgres being away makes it unhealthy: starting it anew would help nothing. Nor does
+/// standing by: a roll-out that waits until the new process leads, while the old one does, waits for ever.
 pub fn router(health: Arc<Health>, clock: Clock) -> Router {
     Router::new()
         .route("/health", get(alive))
@@ -149,13 +166,25 @@ pub fn router(health: Arc<Health>, clock: Clock) -> Router {
         .with_state(Shown { health, clock })
 }
 
-async fn alive(State(shown): State<Shown>) -> Response {
+async fn alive(State(shown): State<Shown>, asked: HeaderMap) -> Response {
     let status = shown.health.status((shown.clock)());
-    if status.alive {
-        return "ok".into_response();
+    let code = if status.alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = |yes: bool| HeaderValue::from_static(if yes { "true" } else { "false" });
+    let mut headers = HeaderMap::new();
+    headers.insert("x-scheduler-alive", word(status.alive));
+    headers.insert("x-scheduler-leading", word(status.leading));
+    headers.insert("x-scheduler-epoch", status.epoch.unwrap_or(0).into());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    let accept = asked.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
+    if accept.contains("application/json") {
+        return (code, headers, Json(status)).into_response();
     }
-    let message = format!("stalled: the scheduler's loop last turned {} ms ago\n", status.last_turn_ms);
-    (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+    let text = match status.alive {
+        true => "ok".to_owned(),
+        false => format!("stalled: the scheduler's loop last turned {} ms ago\n", status.last_turn_ms),
+    };
+    (code, headers, text).into_response()
 }
 
 async fn status(State(shown): State<Shown>) -> Json<Status> {
@@ -177,4 +206,60 @@ async fn why(State(shown): State<Shown>, Path(id): Path<i64>) -> Response {
     let Ok(explanation) = explanation.await else { return unavailable() };
     let body = serde_json::json!({ "job": id, "waiting_on": explanation.waiting_on.to_string() });
     Json(body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use axum::{body::Body, http::Request};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    const BEGUN: i64 = 1_800_000_000_000;
+
+    /// Asks `/health` this long after the loop last turned: status, what the headers say of leading, and the text.
+    async fn ask(health: &Arc<Health>, after: i64, accept: &str) -> (u16, String, String) {
+        let now = Arc::new(AtomicI64::new(BEGUN + after));
+        let clock: Clock = Arc::new(move || Time(now.load(Ordering::Relaxed)));
+        let request = Request::get("/health").header("accept", accept).body(Body::empty()).unwrap();
+        let answer = router(health.clone(), clock).oneshot(request).await.unwrap();
+        let shown = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        let head =
+            format!("{} {} {}", shown("x-scheduler-alive"), shown("x-scheduler-leading"), shown("x-scheduler-epoch"));
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, head, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn health_says_ok_while_the_loop_turns_leading_or_not_and_503_when_it_stopped() {
+        let health = Arc::new(Health::default());
+        assert_eq!(ask(&health, 0, "*/*").await.0, 503, "it has not begun");
+        health.beat(Time(BEGUN));
+        assert_eq!(ask(&health, 1_000, "*/*").await, (200, "true false 0".into(), "ok".into()), "standing by");
+        health.led(Some(3));
+        assert_eq!(ask(&health, 59_000, "*/*").await, (200, "true true 3".into(), "ok".into()));
+        let (status, head, text) = ask(&health, 61_000, "*/*").await;
+        assert_eq!((status, head.as_str()), (503, "false true 3"));
+        assert_eq!(text, "stalled: the scheduler's loop last turned 61000 ms ago\n");
+        assert_eq!(ask(&health, -3_600_000, "*/*").await.0, 503, "nor does a clock that was set back keep it alive");
+    }
+
+    #[tokio::test]
+    async fn health_shows_all_to_those_who_accept_json_and_trouble_outside_is_no_illness() {
+        let health = Arc::new(Health::default());
+        health.beat(Time(BEGUN));
+        health.led(Some(3));
+        let away = crate::notices::tests::away();
+        health.notices().store("read", &away);
+        let (status, _, text) = ask(&health, 0, "application/json").await;
+        let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(status, 200);
+        assert_eq!((&shown["alive"], &shown["leading"], &shown["epoch"]), (&true.into(), &true.into(), &3.into()));
+        assert_eq!(shown["troubles"][0], "Postgres: away (for 0 s, 1 calls)");
+        assert_eq!(ask(&health, 61_000, "application/json").await.0, 503);
+    }
 }

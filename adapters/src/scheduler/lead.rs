@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{RENEW_EVERY, Scheduler, TermEnd, apply::Hands, health::Question, lease_time};
+use super::{RENEW_EVERY, Scheduler, TermEnd, apply::Hands, health::Question, lease_time, slow_store};
 use crate::ports::{Changes, ClusterEvent, Cursor, Lease};
 
 /// The loop turns at least this often, woken or not: the specification's 15 s.
@@ -42,7 +42,7 @@ pub(super) enum Fact {
     Cluster(ClusterEvent),
     /// An action ended.
     Ended(Change),
-    /// The store refused a write: another leads.
+    /// The store refused a write: another leads. Or this term cannot go on.
     Fenced,
 }
 
@@ -60,9 +60,9 @@ pub(super) async fn lead(
     let (leading, lost) = watch::channel(until);
     let lease = Arc::new(lease);
     let beside = Beside(vec![
-        tokio::spawn(watch_cluster(scheduler.clone(), facts.clone())),
-        tokio::spawn(read_store(scheduler.clone(), facts.clone())),
-        tokio::spawn(renew(scheduler.clone(), lease.clone(), leading)),
+        begin(watch_cluster(scheduler.clone(), facts.clone()), &facts),
+        begin(read_store(scheduler.clone(), facts.clone()), &facts),
+        begin(renew(scheduler.clone(), lease.clone(), leading), &facts),
     ]);
     let mut term = Term {
         scheduler,
@@ -171,7 +171,11 @@ impl Term<'_> {
     fn turn(&mut self) {
         let now = (self.scheduler.clock)();
         self.scheduler.health.beat(now);
+        let inspected = self.scheduler.inspect.as_ref().map(|inspect| (inspect, self.snapshot.clone()));
         let decision = decide(&mut self.snapshot, &self.scheduler.policy, now);
+        if let Some((inspect, before)) = inspected {
+            inspect(&before, &self.scheduler.policy, &decision, now);
+        }
         self.wake_at = decision.wake_at;
         self.scheduler.health.decided(decision.actions.len(), &self.snapshot);
         for chosen in decision.actions {
@@ -221,6 +225,25 @@ fn cluster_change(event: ClusterEvent) -> Change {
     }
 }
 
+/// Begins a task that the term cannot do without. Should it end, by a panic say, the term ends as well: a leader that
+/// hears or writes nothing any more would keep its lease and do no work, for ever.
+pub(super) fn begin(task: impl Future<Output = ()> + Send + 'static, facts: &Facts) -> JoinHandle<()> {
+    let ending = EndsTerm(facts.clone());
+    tokio::spawn(async move {
+        let _ending = ending;
+        task.await;
+    })
+}
+
+struct EndsTerm(Facts);
+
+impl Drop for EndsTerm {
+    fn drop(&mut self) {
+        // With the term over nobody listens.
+        let _ = self.0.send(Fact::Fenced);
+    }
+}
+
 /// The tasks beside the loop; they end with the term.
 struct Beside(Vec<JoinHandle<()>>);
 
@@ -248,20 +271,16 @@ async fn read_store(scheduler: Scheduler, facts: Facts) {
     let mut cursor: Option<Cursor> = None;
     let room = Arc::new(Semaphore::new(PARTS_WAITING));
     loop {
-        let pause = match timeout(READ_LIMIT, read_once(&scheduler, cursor, &facts, &room)).await {
-            Ok(Ok(Some(next))) => {
+        let reading = timeout(READ_LIMIT, read_once(&scheduler, cursor, &facts, &room)).await;
+        let reading = reading.unwrap_or_else(|_| Err(slow_store(READ_LIMIT)));
+        scheduler.health.notices().store("read what changed", &reading);
+        let pause = match reading {
+            Ok(Some(next)) => {
                 cursor = Some(next);
                 TICK
             }
-            Ok(Ok(None)) => return,
-            Ok(Err(error)) => {
-                tracing::warn!(?error, "the store could not be read; trying again");
-                READ_PAUSE
-            }
-            Err(_) => {
-                tracing::warn!("reading the store took too long; trying again");
-                READ_PAUSE
-            }
+            Ok(None) => return,
+            Err(_) => READ_PAUSE,
         };
         tokio::select! {
             biased;
@@ -299,20 +318,31 @@ async fn renew(scheduler: Scheduler, lease: Arc<Lease>, leading: watch::Sender<I
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
         let asked = Instant::now();
-        let until = match timeout(RENEW_EVERY, scheduler.store.renew(&lease, super::LEASE)).await {
-            Ok(Ok(true)) => asked + lease_time(),
-            Ok(Ok(false) | Err(StoreError::Fenced { .. })) => asked,
-            Ok(Err(error)) => {
-                tracing::warn!(?error, "leadership could not be renewed; trying again");
-                continue;
-            }
-            Err(_) => {
-                tracing::warn!("renewing leadership took too long; trying again");
-                continue;
-            }
+        let renewing = timeout(RENEW_EVERY, scheduler.store.renew(&lease, super::LEASE)).await;
+        let renewal = renewing.unwrap_or_else(|_| Err(slow_store(RENEW_EVERY)));
+        scheduler.health.notices().store("renew leadership", &renewal);
+        let until = match renewal {
+            Ok(true) => asked + lease_time(),
+            Ok(false) | Err(StoreError::Fenced { .. }) => asked,
+            Err(StoreError::Unavailable { .. } | StoreError::Unstorable { .. }) => continue,
         };
         if leading.send(until).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_dies_ends_the_term_it_served() {
+        let (facts, mut inbox) = mpsc::unbounded_channel();
+        let alive = begin(std::future::pending(), &facts);
+        assert!(begin(async { panic!("on purpose") }, &facts).await.is_err());
+        assert!(matches!(inbox.try_recv(), Ok(Fact::Fenced)));
+        assert!(inbox.try_recv().is_err(), "the others go on");
+        alive.abort();
     }
 }

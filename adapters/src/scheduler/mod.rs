@@ -10,7 +10,13 @@ mod lead;
 
 use std::{sync::Arc, time::Duration};
 
-use engine::{ids::Span, policy::Policy};
+use engine::{
+    decision::Decision,
+    facts::StoreError,
+    ids::{Span, Time},
+    policy::Policy,
+    snapshot::Snapshot,
+};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -45,7 +51,13 @@ pub struct Scheduler {
     pub seed: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What `/health` shows, and where it asks.
     pub health: Arc<Health>,
+    /// Looks at every decision before it is carried out: tests and simulations hold it against `engine::check`. It costs
+    /// a copy of the snapshot each; `None` costs nothing.
+    pub inspect: Option<Inspect>,
 }
+
+/// Is shown the snapshot as it was, the policy, what was decided from them, and when.
+pub type Inspect = Arc<dyn Fn(&Snapshot, &Policy, &Decision, Time) + Send + Sync>;
 
 /// Why a term ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,18 +101,16 @@ impl Scheduler {
     async fn acquire(&self) -> Option<(Lease, Instant)> {
         let asked = Instant::now();
         // Of a host that is gone without a word nothing is heard for a quarter of an hour: nobody must wait for it.
-        match timeout(RENEW_EVERY, self.store.acquire(&self.holder, LEASE)).await {
-            Ok(Ok(lease)) => lease.map(|lease| (lease, asked + lease_time())),
-            Ok(Err(error)) => {
-                tracing::warn!(?error, "cannot ask for leadership; trying again");
-                None
-            }
-            Err(_) => {
-                tracing::warn!("asking for leadership took too long; trying again");
-                None
-            }
-        }
+        let asking = timeout(RENEW_EVERY, self.store.acquire(&self.holder, LEASE)).await;
+        let answer = asking.unwrap_or_else(|_| Err(slow_store(RENEW_EVERY)));
+        self.health.notices().store("ask for leadership", &answer);
+        answer.ok().flatten().map(|lease| (lease, asked + lease_time()))
     }
+}
+
+/// What no answer within `limit` comes to.
+fn slow_store(limit: Duration) -> StoreError {
+    StoreError::Unavailable { message: format!("no answer within {} s", limit.as_secs()) }
 }
 
 /// [`LEASE`] as a standard duration.

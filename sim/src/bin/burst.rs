@@ -93,7 +93,7 @@ async fn run(options: Options) -> Result<bool, Error> {
     let a_minute = u64::from(policy.governor.jit_per_minute);
     let store = MemoryStore::new(clock.clone());
     let mut models = Models::start(github, cluster, clock).await?;
-    let setup = Setup { store: store.clone(), policy, pods, listen: None, capture: None, seed: 1 };
+    let setup = Setup { store: store.clone(), policy, pods, listen: None, capture: None, seed: 1, check: false };
     let service = Service::start(&models, setup).await?;
     models.deliver_to(format!("http://{}/", service.ghfe));
     models.github.with(|github, now| {

@@ -143,6 +143,7 @@ async fn play(options: Options) -> Result<bool, Error> {
         listen: options.listen,
         capture: None,
         seed: (system_clock())().0.unsigned_abs(),
+        check: true,
     };
     let service = Service::start(&models, setup).await?;
     models.deliver_to(format!("http://{}/", service.ghfe));
@@ -155,6 +156,10 @@ async fn play(options: Options) -> Result<bool, Error> {
     println!("scheduler  http://{}/status", service.scheduler);
     println!("cluster    KUBECONFIG={} kubectl get pods", kubeconfig.display());
     let done = run(&models, &*store, Player::new(jobs, options.speed), options.once).await?;
+    let violations = service.violations();
+    if !violations.is_empty() {
+        return Err(format!("decisions were made that may never be made: {violations:#?}").into());
+    }
     if options.once {
         service.stop().await?;
     }

@@ -11,9 +11,10 @@ use adapters::{
     ingest::Ingest,
     kubernetes::{KubernetesClient, PodSettings},
     ports::{Cluster, ClusterEvent},
-    scheduler::{Health, Scheduler},
+    scheduler::{Health, Inspect, Scheduler},
 };
 use engine::{
+    check::check,
     facts::{ClusterError, Pod, PodListing, Worker},
     ids::{PodUid, WorkerName},
 };
@@ -154,6 +155,19 @@ fn scheduler(world: &Arc<World>, node: Node) -> Result<Scheduler, Error> {
         holder: node.to_string(),
         seed: Arc::new(move || drawn.bits()),
         health,
+        inspect: Some(inspector(world, node)),
+    })
+}
+
+/// Holds every decision against the engine's own check, beside this depth's judge, which knows nothing of it.
+fn inspector(world: &Arc<World>, node: Node) -> Inspect {
+    let world = Arc::downgrade(world);
+    Arc::new(move |before, policy, decision, now| {
+        for violation in check(before, policy, decision, now) {
+            if let Some(world) = world.upgrade() {
+                world.breaks(violation.invariant, format!("{node}, by the engine's own check: {}", violation.what));
+            }
+        }
     })
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use adapters::ports::{Changes, Cursor, HistoryPage, HistoryQuery, Lease, Store, StoreWrite, Usage};
+use adapters::ports::{Changes, Cursor, HistoryPage, HistoryQuery, Lease, Store, StoreWrite, Usage, history_order};
 use engine::{
     decision::{JobFailure, Write},
     facts::{Job, Status, StoreError, Worker, Written},
@@ -249,7 +249,7 @@ fn history(rows: &Rows, query: HistoryQuery) -> HistoryPage {
         query.start.is_none_or(|at| job.created_at.0 >= at) && query.end.is_none_or(|at| job.created_at.0 < at)
     };
     let mut jobs: Vec<Job> = rows.jobs().filter(within).cloned().collect();
-    jobs.sort_by_key(|job| std::cmp::Reverse((job.created_at, job.id)));
+    jobs.sort_by_key(history_order);
     let total = jobs.len() as u64;
     let skip = query.page as usize * query.per_page as usize;
     HistoryPage { jobs: jobs.into_iter().skip(skip).take(query.per_page as usize).collect(), total }

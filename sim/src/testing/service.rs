@@ -8,7 +8,8 @@
 //! })
 //! ```
 //!
-//! At the end nothing may have been called that the models do not serve, and nothing refused that was not expected.
+//! Every decision is held against `engine::check`. At the end nothing may have been called that the models do not serve,
+//! and nothing refused that was not expected.
 
 use std::{
     collections::BTreeSet,
@@ -134,7 +135,15 @@ pub fn run_test(world: World, test: impl AsyncFnOnce(&mut Ctx) -> Result<(), Err
         let result = test(&mut ctx).await;
         let state = ctx.state().await;
         let unexpected = ctx.unexpected();
+        let (decisions, checked) = (ctx.service.health.status(ctx.now()).decisions, ctx.service.checked());
+        let violations = ctx.service.violations();
         ctx.service.stop().await?;
+        if checked == 0 || checked < decisions {
+            return Err(format!("of {decisions} decisions only {checked} were held against engine::check").into());
+        }
+        if !violations.is_empty() {
+            return Err(format!("decisions that may never be made: {violations:#?}\n{state}").into());
+        }
         result.map_err(|error| format!("{error}\n{state}"))?;
         if unexpected.is_empty() { Ok::<(), Error>(()) } else { Err(format!("refused: {unexpected:#?}").into()) }
     });
@@ -151,7 +160,15 @@ impl Ctx {
         let read: adapters::ports::Clock = Arc::new(move || Time(read.load(Ordering::Relaxed)));
         let mut models = Models::start(world.github, world.cluster, read).await?;
         let (_, pods) = config::built_in(Realm::Prod)?;
-        let setup = Setup { store: store.clone(), policy: world.policy, pods, listen: None, capture: None, seed: 1 };
+        let setup = Setup {
+            store: store.clone(),
+            policy: world.policy,
+            pods,
+            listen: None,
+            capture: None,
+            seed: 1,
+            check: true,
+        };
         let service = Service::start(&models, setup).await?;
         models.deliver_to(format!("http://{}/", service.ghfe));
         let http = Client::builder(TokioExecutor::new()).build_http();
@@ -233,6 +250,9 @@ impl Ctx {
         let mut quiet = 0;
         let mut seen = self.fingerprint();
         while quiet < 2 {
+            if !self.service.violations().is_empty() {
+                return Err("a decision was made that may never be made".into());
+            }
             if tokio::time::Instant::now() > deadline {
                 return Err("the service did not come to rest".into());
             }
@@ -271,6 +291,17 @@ impl Ctx {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok(())
+    }
+
+    /// A second ghfe and a second scheduler on the same store, as in production: from now on both take deliveries, and one
+    /// of the two leads.
+    pub async fn replica(&mut self) -> Result<Service, Error> {
+        let (policy, pods) = config::built_in(Realm::Prod)?;
+        let store = self.store.clone();
+        let setup = Setup { store, policy, pods, listen: None, capture: None, seed: 2, check: true };
+        let service = Service::start(&self.models, setup).await?;
+        self.models.deliver_to(format!("http://{}/", service.ghfe));
+        Ok(service)
     }
 
     /// A job's row.
@@ -312,7 +343,12 @@ impl Ctx {
 
     /// Posts one delivery, signed, straight to ghfe; the answer's status and text.
     pub async fn post(&self, event: &str, body: &str) -> Result<(u16, String), Error> {
-        let request = http::Request::post(format!("http://{}/", self.service.ghfe))
+        self.post_to(&self.service, event, body).await
+    }
+
+    /// The same, to another replica's.
+    pub async fn post_to(&self, service: &Service, event: &str, body: &str) -> Result<(u16, String), Error> {
+        let request = http::Request::post(format!("http://{}/", service.ghfe))
             .header("x-github-event", event)
             .header("x-github-delivery", "test")
             .header("x-hub-signature-256", signature(WEBHOOK_SECRET, body.as_bytes()))
@@ -322,13 +358,18 @@ impl Ctx {
 
     /// What the scheduler says a job is waiting for.
     pub async fn why(&self, id: i64) -> Result<String, Error> {
-        let url = format!("http://{}/jobs/{id}/why", self.service.scheduler);
-        let (status, text) = self.answer(http::Request::get(url).body(Full::default())?).await?;
+        let (status, text) = self.ask_scheduler(&format!("/jobs/{id}/why")).await?;
         if status != 200 {
             return Err(format!("{status}: {text}").into());
         }
         let value: serde_json::Value = serde_json::from_str(&text)?;
         Ok(value["waiting_on"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// What the scheduler answers to a GET of this path: status and text.
+    pub async fn ask_scheduler(&self, path: &str) -> Result<(u16, String), Error> {
+        let url = format!("http://{}{path}", self.service.scheduler);
+        self.answer(http::Request::get(url).body(Full::default())?).await
     }
 
     async fn answer(&self, request: http::Request<Full<Bytes>>) -> Result<(u16, String), Error> {

@@ -151,6 +151,20 @@ fn delivery(address: &str, id: i64) -> http::Request<Full<Bytes>> {
         .unwrap()
 }
 
+/// The connection string of something that takes connections, says this to each, and nothing more.
+async fn stranger(words: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgresql://user:a-password@{}/db", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, words.as_bytes()).await;
+            held.push(socket);
+        }
+    });
+    url
+}
+
 fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
@@ -194,6 +208,8 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
     let taken = taken.local_addr().map(|address| (address.to_string(), taken)).unwrap();
     let unwritable = file("no-such-directory/capture.jsonl");
     let nobody = "postgresql://user:a-password@127.0.0.1:1/db";
+    // One that is no Postgres, and one that says nothing at all.
+    let (babbling, silent) = (stranger("HTTP/1.1 400 Bad Request\r\n\r\n").await, stranger("").await);
     let unwritable_message = format!("CAPTURE names {}, which cannot be opened for appending", unwritable.display());
     let taken_message = format!("LISTEN names {}, where this process cannot listen: Address already in use", taken.0);
     type Case<'a> = (&'a str, Vec<(&'static str, &'a str)>, Vec<&'a str>);
@@ -230,12 +246,16 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
         ("scheduler", vec![("LISTEN", &taken.0)], vec![&taken_message]),
         ("ghfe", vec![("POSTGRES_URL", nobody)], vec!["Postgres cannot be reached or refuses"]),
         ("scheduler", vec![("POSTGRES_URL", nobody)], vec!["Postgres cannot be reached or refuses"]),
+        ("ghfe", vec![("POSTGRES_URL", &babbling)], vec!["Postgres cannot be reached or refuses"]),
+        ("scheduler", vec![("POSTGRES_URL", &silent)], vec!["Postgres cannot be reached or refuses"]),
     ];
     for (name, changes, messages) in cases {
         let (status, errors) = Process::start(name, &world.with(&changes)).ended(STOP).await;
         assert_eq!(status.code(), Some(1), "{name}: {errors}");
         for message in messages {
-            assert!(errors.lines().any(|line| line.starts_with(message)), "{name}: {message}: {errors}");
+            let told = errors.lines().find(|line| line.starts_with(message));
+            let told = told.unwrap_or_else(|| panic!("{name}: {message}: {errors}"));
+            assert!(!told.starts_with("Postgres") || told.contains("POSTGRES_URL"), "it says what to look at: {told}");
         }
         for secret in [WEBHOOK_SECRET, "PRIVATE KEY", "a-password", sim::credentials::TOKEN] {
             assert!(!errors.contains(secret), "{secret}: {errors}");
@@ -254,6 +274,9 @@ async fn the_demo_on_postgres_leaves_the_specifications_rows() {
     let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert_eq!(out.status.code(), Some(0), "{text}\n{errors}");
     let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let keys = ["jobs", "completed", "workers", "webhooks", "github_calls", "seconds"];
+    let places = keys.map(|key| text.lines().last().unwrap().find(&format!("\"{key}\":")));
+    assert!(places.is_sorted() && places[0] == Some(1) && report.as_object().unwrap().len() == keys.len(), "{report}");
     assert_eq!(report["completed"], report["jobs"]);
     assert_eq!(report["jobs"], sim::capture::BUILT_IN_JOBS);
     let pool = PgPool::connect(url.expose_secret()).await.unwrap();

@@ -47,6 +47,10 @@ async fn a_database_that_is_away_is_said_to_be_away_in_time() {
                 );
             }
             assert_eq!(bed.get("/health").await.text, "ok", "the process itself is well");
+            let status: serde_json::Value = serde_json::from_str(&bed.get("/status").await.text).unwrap();
+            let troubles = status["troubles"].as_array().unwrap();
+            assert_eq!(troubles.len(), 1, "one trouble, whoever met it: {troubles:?}");
+            assert!(troubles[0].as_str().unwrap().starts_with("Postgres: "), "{troubles:?}");
             assert_eq!(bed.deliver("ping", "{}").await.status, 200, "what needs no database is answered");
         },
     )
@@ -120,6 +124,7 @@ async fn beyond_the_bound_deliveries_are_shed_at_once_and_counted() {
         let status: serde_json::Value = serde_json::from_str(&bed.get("/status").await.text).unwrap();
         let expected = serde_json::json!({
             "deliveries": { "recorded": recorded, "shed": shed, "failed": 0, "waiting": 0 }, "capture_lost": null,
+            "troubles": [],
         });
         assert_eq!(status, expected);
     })

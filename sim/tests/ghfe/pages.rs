@@ -9,7 +9,7 @@ use adapters::{
 use engine::{
     decision::{JobFailure, Write},
     facts::{Job, Status},
-    ids::{Span, Time, WorkerName},
+    ids::{JobId, Span, Time, WorkerName},
     labels::LabelSet,
 };
 use http::Request;
@@ -174,7 +174,7 @@ async fn a_burst_is_counted_whole_and_shown_in_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_history_pages_from_the_newest() {
+async fn the_history_is_by_status_and_then_from_the_newest_over_all_pages() {
     test(async |bed| {
         let mut jobs: Vec<Job> = (1..=7).map(|id| job(id, 7)).collect();
         for ended in &mut jobs[2..] {
@@ -191,10 +191,10 @@ async fn the_history_pages_from_the_newest() {
             cells.map(|cell| cell.split("</a>").next().unwrap().rsplit('>').next().unwrap().parse().unwrap()).collect()
         };
         let first = page(&bed, "/history?per_page=3").await;
-        assert_eq!(rows(&first), [8, 7, 6]);
+        assert_eq!(rows(&first), [8, 7, 6], "the one that is pending, and then the newest that have ended");
         let text = text_of(&first);
-        assert!(text.contains("Jobs 1 to 3 of 8, by the time they were queued."), "{text}");
-        assert!(first.contains("<a rel=\"next\" href=\"/history?page=1&amp;per_page=3\">Older</a>"));
+        assert!(text.contains("Jobs 1 to 3 of 8: pending, running, ended; of each the newest first."), "{text}");
+        assert!(first.contains("<a rel=\"next\" href=\"/history?page=1&amp;per_page=3\">Next</a>"));
         assert!(!first.contains("rel=\"prev\""));
         assert!(first.contains("2026-05-13 15:06 UTC"));
         assert!(first.contains("<td data-l=\"Waited\">59s</td><td data-l=\"Ran\">5m</td>"), "{first}");
@@ -204,15 +204,20 @@ async fn the_history_pages_from_the_newest() {
         assert!(text_of(&last).contains("failed installation_gone"));
         let beyond = page(&bed, "/history?per_page=3&page=9").await;
         assert!(text_of(&beyond).contains("There is no page 9: the last is 2."));
-        assert!(beyond.contains("href=\"/history?page=2&amp;per_page=3\">Newer</a>"));
+        assert!(beyond.contains("href=\"/history?page=2&amp;per_page=3\">Previous</a>"));
         assert_eq!(
             rows(&page(&bed, "/history?start=&end=&per_page=&page=").await).len(),
             8,
             "a form sends what is empty"
         );
-        // What is still to come stands above what is over.
-        bed.store.record(vec![job(9, 9), Job { status: Status::Completed, ..job(10, 9) }]).await.unwrap();
-        assert_eq!(rows(&page(&bed, "/history").await)[..4], [9, 8, 10, 7]);
+        // What is still to come stands above what is over, and on the first page, however old it is.
+        let running = Job { status: Status::Running, ..job(0, 9) };
+        let old = Job { created_at: Time(START.0 - 60_000), ..job(11, 9) };
+        let ended = Job { status: Status::Completed, ..job(10, 9) };
+        bed.store.record(vec![job(9, 9), ended, Job { id: JobId(12), ..running }, old]).await.unwrap();
+        assert_eq!(rows(&page(&bed, "/history").await), [9, 8, 11, 12, 10, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(rows(&page(&bed, "/history?per_page=4").await), [9, 8, 11, 12]);
+        assert_eq!(rows(&page(&bed, "/history?per_page=4&page=1").await), [10, 7, 6, 5]);
 
         let answer = bed.get("/history.json?per_page=3&page=1&start=2026-05-13&end=-0d").await;
         let url = |page: u32| {
@@ -223,8 +228,8 @@ async fn the_history_pages_from_the_newest() {
         assert_eq!(answer.header("link"), link.join(", "));
         let value: Value = serde_json::from_str(&answer.text).unwrap();
         let ids: Vec<i64> = value["jobs"].as_array().unwrap().iter().map(|it| it["job_id"].as_i64().unwrap()).collect();
-        assert_eq!(ids, [7, 6, 5], "newest first, whatever their status");
-        assert_eq!((&value["total"], &value["page"], &value["per_page"]), (&json!(10), &json!(1), &json!(3)));
+        assert_eq!(ids, [12, 10, 7], "as on the page for people");
+        assert_eq!((&value["total"], &value["page"], &value["per_page"]), (&json!(12), &json!(1), &json!(3)));
     })
     .await;
 }

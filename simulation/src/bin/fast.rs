@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use simulation::cli::{End, command};
 
 const USAGE: &str = "usage: fast run --seed N [--profile P] [--trace FILE]
-       fast sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--partial] [--json]
+       fast sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
        fast metamorphic --seeds A..B [--profile P] [--jobs J] [--json]
        fast shrink --seed N [--profile P] [--out FILE]
        fast scenario FILE [--trace FILE]";

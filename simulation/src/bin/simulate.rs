@@ -8,7 +8,7 @@ use std::{
 use simulation::cli::{End, command};
 
 const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profile P] [--trace FILE]
-       cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--once] [--partial] [--json]
+       cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
        cargo sim replay FILE [--seed N] [--policy FILE]... [--json]
        cargo sim shrink --seed N [--depth fast|full] [--profile P] [--out FILE]
        cargo sim scenario FILE [--depth fast|full] [--trace FILE]

@@ -199,10 +199,9 @@ fn usage_workers(workers: &[&Worker], now: Time) -> String {
     table(&caption("Workers", workers.len()), &["Worker", "Status", "Node", "Reserved", "Running"], rows)
 }
 
-/// A page of jobs. What is pending or running comes first on it, and then the newest.
+/// A page of jobs, in the order that the store gives them.
 pub(super) fn history(page: &HistoryPage, range: &Range, links: &Links, now: Time) -> String {
-    let mut jobs: Vec<&Job> = page.jobs.iter().collect();
-    jobs.sort_by_key(|job| job.status.min(Status::Completed));
+    let jobs = &page.jobs;
     let field = |name: &str, title: &str, hint: &str, value: &str| {
         format!(
             "<label>{title}<input name=\"{name}\" value=\"{}\" placeholder=\"{hint}\" autocomplete=\"off\"></label>\n",
@@ -222,7 +221,11 @@ pub(super) fn history(page: &HistoryPage, range: &Range, links: &Links, now: Tim
         out += &format!("<p>There is no page {}: the last is {}.</p>\n", range.query.page, links.last_page);
     } else {
         let last = first + jobs.len() as u64;
-        out += &format!("<p>Jobs {} to {last} of {}, by the time they were queued.</p>\n", first + 1, page.total);
+        out += &format!(
+            "<p>Jobs {} to {last} of {}: pending, running, ended; of each the newest first.</p>\n",
+            first + 1,
+            page.total
+        );
     }
     out += &paging(links);
     if jobs.is_empty() {
@@ -253,10 +256,10 @@ fn paging(links: &Links) -> String {
         return String::new();
     }
     let title = |rel: &str| match rel {
-        "first" => "Newest",
-        "prev" => "Newer",
-        "next" => "Older",
-        _ => "Oldest",
+        "first" => "First",
+        "prev" => "Previous",
+        "next" => "Next",
+        _ => "Last",
     };
     let all: String = links
         .all

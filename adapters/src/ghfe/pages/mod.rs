@@ -10,7 +10,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 use engine::{
-    facts::{Job, Worker},
+    facts::{Job, StoreError, Worker},
     ids::Time,
 };
 use html::stamp;
@@ -18,7 +18,7 @@ use links::{Links, Params, Range};
 use serde_json::{Value, json};
 
 use super::Ghfe;
-use crate::ports::HistoryPage;
+use crate::ports::{HistoryPage, Usage};
 
 /// Pages run no script and load nothing from elsewhere.
 const POLICY: &str =
@@ -27,6 +27,13 @@ const POLICY: &str =
 fn wants_json(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     accept.contains("application/json") && !accept.contains("text/html")
+}
+
+/// Active jobs and workers; a store that does not give them is told of as of any other call to it.
+async fn read_usage(ghfe: &Ghfe) -> Result<Usage, StoreError> {
+    let usage = ghfe.store.usage().await;
+    ghfe.ingest.notices().store("read for /usage", &usage);
+    usage
 }
 
 fn unavailable() -> Response {
@@ -53,14 +60,14 @@ pub(super) async fn usage(State(ghfe): State<Ghfe>, headers: HeaderMap) -> Respo
         return usage_json(State(ghfe)).await;
     }
     let now = (ghfe.clock)();
-    match ghfe.store.usage().await {
+    match read_usage(&ghfe).await {
         Ok(usage) => html(StatusCode::OK, html::page("Usage", now, Some("/usage.json"), &html::usage(&usage, now))),
         Err(_) => unavailable(),
     }
 }
 
 pub(super) async fn usage_json(State(ghfe): State<Ghfe>) -> Response {
-    match ghfe.store.usage().await {
+    match read_usage(&ghfe).await {
         Ok(usage) => {
             let jobs: Vec<Value> = usage.jobs.iter().map(job_json).collect();
             let workers: Vec<Value> = usage.workers.iter().map(worker_json).collect();
@@ -106,8 +113,9 @@ async fn read(
     let Query(params) =
         params.map_err(|_| refuse("the query cannot be read: give start, end, page and per_page once at most"))?;
     let range = params.read((ghfe.clock)()).map_err(|message| refuse(&message))?;
-    let page = ghfe.store.history(range.query).await.map_err(|_| unavailable())?;
-    Ok((range, page))
+    let page = ghfe.store.history(range.query).await;
+    ghfe.ingest.notices().store("read for /history", &page);
+    Ok((range, page.map_err(|_| unavailable())?))
 }
 
 pub(super) async fn history(

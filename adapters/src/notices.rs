@@ -1,0 +1,392 @@
+//! What an operator is told about GitHub, Kubernetes and Postgres: one line when one of them fails, one when that is over.
+//!
+//! A service that waits for something that is away makes a call every few seconds, and each fails. None of these calls
+//! is worth a line; that it began, and that it ended, is.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use engine::{
+    facts::{App, ClusterError, GitHubError, StoreError},
+    ids::InstallationId,
+};
+use tokio::time::Instant;
+
+/// A trouble that comes back this soon after it was over is told once more, and then counts as over only after this long
+/// without a failure: what comes and goes is two lines a minute at most, however many calls there are.
+const CALM: Duration = Duration::from_secs(60);
+/// What failed once and was never tried again does not keep a trouble alive for longer: longer than any pause between two
+/// attempts that the engine makes.
+const FORGOTTEN: Duration = Duration::from_secs(300);
+/// Different messages told within one trouble: a failure may change its face (no connection, then 503, then a refused
+/// key), but some carry a word that is never the same.
+const MESSAGES: usize = 3;
+/// Troubles remembered at once; there is one for each installation at most, and a few more.
+const MOST: usize = 10_000;
+
+/// What fails as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    /// GitHub as one App sees it: no answer, a refused key, nonsense.
+    GitHub(App),
+    /// One installation: its limits, its suspension, what it may not do.
+    Installation(App, InstallationId),
+    /// The cluster's API.
+    Kubernetes,
+    /// What the cluster refuses.
+    Refusal,
+    /// Postgres.
+    Store,
+}
+
+/// One thing that is tried again and again; a trouble is over when each that failed has worked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Attempt(&'static str, InstallationId);
+
+#[derive(Debug)]
+struct Trouble {
+    since: Instant,
+    calls: u64,
+    /// What failed and has not worked since, with its last failure.
+    failing: BTreeMap<Attempt, Instant>,
+    last: Instant,
+    told: Vec<String>,
+    /// It came back soon after it was over.
+    restless: bool,
+    /// Over, as was told, at that time. It is kept for as long as it would be a return.
+    over: Option<Instant>,
+}
+
+/// A line for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Line {
+    Begun { what: String, attempt: &'static str, message: String, advice: &'static str },
+    Changed { what: String, attempt: &'static str, message: String, advice: &'static str },
+    Over { what: String, lasted: Duration, calls: u64 },
+}
+
+/// What is in trouble, for one process.
+#[derive(Debug, Default)]
+pub struct Notices {
+    troubles: Mutex<BTreeMap<Subject, Trouble>>,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::GitHub(App::Organization) => f.write_str("GitHub, as the App for organisations"),
+            Subject::GitHub(App::Personal) => f.write_str("GitHub, as the App for personal accounts"),
+            Subject::Installation(_, id) => write!(f, "GitHub, for installation {id}"),
+            Subject::Kubernetes | Subject::Refusal => f.write_str("Kubernetes"),
+            Subject::Store => f.write_str("Postgres"),
+        }
+    }
+}
+
+/// Where it is looked up what to do.
+fn advice(subject: Subject, message: &str) -> &'static str {
+    match subject {
+        Subject::GitHub(App::Organization) if message.starts_with("401") => {
+            "check GHAPP_ORG_PRIVATE_KEY, the App's id in CONFIG, and this machine's clock"
+        }
+        Subject::GitHub(App::Personal) if message.starts_with("401") => {
+            "check GHAPP_PERSONAL_PRIVATE_KEY, the App's id in CONFIG, and this machine's clock"
+        }
+        Subject::GitHub(_) => "check https://www.githubstatus.com, the network, and GITHUB_API_URL; calls are repeated",
+        Subject::Installation(..) => "see the App's installation and its permissions on GitHub; calls are repeated",
+        Subject::Kubernetes => "check the cluster's API server, the network, and K8S_KUBECONFIG; calls are repeated",
+        Subject::Refusal => {
+            "check the quota of the runners' namespace and the role in deploy/runners; calls are repeated"
+        }
+        Subject::Store => "check the server, the network, and POSTGRES_URL; nothing is lost, all is repeated",
+    }
+}
+
+impl Notices {
+    /// Notes how a call to GitHub ended. `attempt` says what was tried.
+    pub fn github<T>(
+        &self,
+        attempt: &'static str,
+        app: App,
+        installation: Option<InstallationId>,
+        result: &Result<T, GitHubError>,
+    ) {
+        let id = installation.unwrap_or(InstallationId(0));
+        let contact = Attempt("any call", id);
+        let own = Attempt(attempt, id);
+        let subject = Subject::Installation(app, id);
+        let refusal = match result {
+            Err(GitHubError::Unavailable { message }) => {
+                return self.failed(Subject::GitHub(app), contact, attempt, message);
+            }
+            Err(GitHubError::RateLimited { until: Some(until) }) => Some(format!("a limit is reached until {until}")),
+            Err(GitHubError::RateLimited { until: None }) => Some("a limit is reached".to_owned()),
+            Err(GitHubError::InstallationGone) => Some("the App is not installed there any more".to_owned()),
+            Err(GitHubError::InstallationSuspended) => Some("the installation is suspended".to_owned()),
+            Err(GitHubError::Refused { status, message }) => Some(format!("refused with {status}: {message}")),
+            // Answers like any other.
+            Err(GitHubError::NotFound | GitHubError::NameTaken | GitHubError::RunnerBusy) | Ok(_) => None,
+        };
+        self.worked(Subject::GitHub(app), contact);
+        match refusal {
+            Some(message) => self.failed(subject, own, attempt, &message),
+            None => self.worked(subject, own),
+        }
+    }
+
+    /// Notes how a call to the cluster, or a watch of it, ended.
+    pub fn cluster<T>(&self, attempt: &'static str, result: &Result<T, ClusterError>) {
+        let own = Attempt(attempt, InstallationId(0));
+        match result {
+            Err(ClusterError::Unavailable { message }) => self.failed(Subject::Kubernetes, own, attempt, message),
+            Err(ClusterError::Refused { status, message }) => {
+                self.worked(Subject::Kubernetes, own);
+                self.failed(Subject::Refusal, own, attempt, &format!("refused with {status}: {message}"));
+            }
+            Err(ClusterError::AlreadyExists | ClusterError::NotFound) | Ok(_) => {
+                self.worked(Subject::Kubernetes, own);
+                self.worked(Subject::Refusal, own);
+            }
+        }
+    }
+
+    /// Notes how something with the store ended.
+    pub fn store<T>(&self, attempt: &'static str, result: &Result<T, StoreError>) {
+        let own = Attempt(attempt, InstallationId(0));
+        match result {
+            Err(StoreError::Unavailable { message }) => self.failed(Subject::Store, own, attempt, message),
+            // Another leads, or one row is at fault: the store itself is well.
+            Err(StoreError::Fenced { .. } | StoreError::Unstorable { .. }) | Ok(_) => self.worked(Subject::Store, own),
+        }
+    }
+
+    /// What is in trouble now, a sentence each.
+    pub fn now(&self) -> Vec<String> {
+        let now = Instant::now();
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = troubles.iter().filter(|(_, trouble)| trouble.over.is_none());
+        open.map(|(subject, trouble)| {
+            let last = trouble.told.last().map_or("", String::as_str);
+            format!("{subject}: {last} (for {} s, {} calls)", (now - trouble.since).as_secs(), trouble.calls)
+        })
+        .collect()
+    }
+
+    fn failed(&self, subject: Subject, attempt: Attempt, what: &'static str, message: &str) {
+        let line = {
+            let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            note_failure(&mut troubles, subject, attempt, what, message, Instant::now())
+        };
+        tell(line);
+    }
+
+    fn worked(&self, subject: Subject, attempt: Attempt) {
+        let line = {
+            let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            // The usual case: nothing is wrong.
+            if troubles.is_empty() { None } else { note_success(&mut troubles, subject, attempt, Instant::now()) }
+        };
+        tell(line);
+    }
+}
+
+fn note_failure(
+    troubles: &mut BTreeMap<Subject, Trouble>,
+    subject: Subject,
+    attempt: Attempt,
+    what: &'static str,
+    message: &str,
+    now: Instant,
+) -> Option<Line> {
+    if troubles.len() >= MOST && !troubles.contains_key(&subject) {
+        troubles.retain(|_, trouble| trouble.over.is_none() && now - trouble.last < FORGOTTEN);
+        if troubles.len() >= MOST {
+            return None;
+        }
+    }
+    let fresh = |restless| Trouble {
+        since: now,
+        calls: 0,
+        failing: BTreeMap::new(),
+        last: now,
+        told: Vec::new(),
+        restless,
+        over: None,
+    };
+    let trouble = troubles.entry(subject).or_insert_with(|| fresh(false));
+    if let Some(over) = trouble.over {
+        *trouble = fresh(now - over < CALM);
+    }
+    trouble.calls += 1;
+    trouble.last = now;
+    trouble.failing.insert(attempt, now);
+    if trouble.told.len() >= MESSAGES || trouble.told.iter().any(|told| is_alike(told, message)) {
+        return None;
+    }
+    trouble.told.push(message.to_owned());
+    let (subject_, message, advice) = (subject.to_string(), message.to_owned(), advice(subject, message));
+    Some(match trouble.told.len() {
+        1 => Line::Begun { what: subject_, attempt: what, message, advice },
+        _ => Line::Changed { what: subject_, attempt: what, message, advice },
+    })
+}
+
+/// Whether two messages say the same but for a time or a number in them. A status that they begin with counts.
+fn is_alike(a: &str, b: &str) -> bool {
+    let status = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let words = |text: &str| text.bytes().filter(|byte| !byte.is_ascii_digit()).collect::<Vec<_>>();
+    a[..status(a)] == b[..status(b)] && words(a) == words(b)
+}
+
+fn note_success(
+    troubles: &mut BTreeMap<Subject, Trouble>,
+    subject: Subject,
+    attempt: Attempt,
+    now: Instant,
+) -> Option<Line> {
+    let trouble = troubles.get_mut(&subject)?;
+    if let Some(over) = trouble.over {
+        if now - over >= CALM {
+            troubles.remove(&subject);
+        }
+        return None;
+    }
+    trouble.failing.remove(&attempt);
+    trouble.failing.retain(|_, last| now - *last < FORGOTTEN);
+    if !trouble.failing.is_empty() || (trouble.restless && now - trouble.last < CALM) {
+        return None;
+    }
+    trouble.over = Some(now);
+    Some(Line::Over { what: subject.to_string(), lasted: now - trouble.since, calls: trouble.calls })
+}
+
+fn tell(line: Option<Line>) {
+    match line {
+        None => {}
+        Some(Line::Begun { what, attempt, message, advice }) => {
+            tracing::warn!(attempt, error = message, advice, "{what}: trouble begins");
+        }
+        Some(Line::Changed { what, attempt, message, advice }) => {
+            tracing::warn!(attempt, error = message, advice, "{what}: trouble goes on, with another error");
+        }
+        Some(Line::Over { what, lasted, calls }) => {
+            tracing::info!(seconds = lasted.as_secs(), failed_calls = calls, "{what}: trouble is over");
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What a store that is away answers.
+    pub fn away() -> Result<(), StoreError> {
+        Err(StoreError::Unavailable { message: "away".to_owned() })
+    }
+
+    const A: Attempt = Attempt("a", InstallationId(1));
+    const B: Attempt = Attempt("b", InstallationId(2));
+
+    /// Plays (second, attempt, error or none) against one subject; the lines, each with the second it came at.
+    fn play(calls: &[(u64, Attempt, Option<&str>)]) -> Vec<(u64, String)> {
+        let (mut troubles, begin) = (BTreeMap::new(), Instant::now());
+        let mut lines = Vec::new();
+        for &(second, attempt, error) in calls {
+            let now = begin + Duration::from_secs(second);
+            let line = match error {
+                Some(error) => note_failure(&mut troubles, Subject::Kubernetes, attempt, attempt.0, error, now),
+                None => note_success(&mut troubles, Subject::Kubernetes, attempt, now),
+            };
+            lines.extend(line.map(|line| {
+                let text = match line {
+                    Line::Begun { message, .. } => format!("begun {message}"),
+                    Line::Changed { message, .. } => format!("changed {message}"),
+                    Line::Over { lasted, calls, .. } => format!("over {} {calls}", lasted.as_secs()),
+                };
+                (second, text)
+            }));
+        }
+        lines
+    }
+
+    fn lines(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
+        expected.iter().map(|&(at, text)| (at, text.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_trouble_is_one_line_when_it_begins_and_one_when_it_is_over() {
+        assert_eq!(play(&[(0, A, None), (1, B, None)]), []);
+        let mut outage: Vec<_> = (0..1000).map(|i| (i, if i % 2 == 0 { A } else { B }, Some("away"))).collect();
+        outage.extend([(1000, A, None), (1001, A, None), (1002, B, None), (1003, B, None), (1004, A, None)]);
+        assert_eq!(play(&outage), lines(&[(0, "begun away"), (1002, "over 1002 1000")]), "over when both work again");
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_no_flood() {
+        let flapping: Vec<_> = (0..3600).map(|i| (i, A, (i % 2 == 0).then_some("away"))).collect();
+        let told = play(&flapping);
+        assert!(told.len() <= 4, "{told:?}");
+        assert_eq!(told.last().unwrap().1, "begun away", "what is not over is not told to be");
+        // Once it is calm, it is over, and what comes later is news.
+        let mut calm = flapping;
+        calm.extend([(3700, A, None), (3701, A, None), (4000, A, None), (4001, A, Some("away")), (4002, A, None)]);
+        let told = play(&calm);
+        let expected = lines(&[(3700, "over 3698 1799"), (4001, "begun away"), (4002, "over 1 1")]);
+        assert_eq!(told[told.len() - 3..], expected);
+    }
+
+    #[test]
+    fn another_error_is_told_but_not_every_number_in_one() {
+        let faces = [(0, A, Some("refused")), (1, A, Some("503")), (2, A, Some("refused")), (3, A, Some("503"))];
+        assert_eq!(play(&faces), lines(&[(0, "begun refused"), (1, "changed 503")]));
+        let limits = [(0, A, Some("limit until 10:00")), (60, A, Some("limit until 11:30")), (120, A, None)];
+        assert_eq!(play(&limits), lines(&[(0, "begun limit until 10:00"), (120, "over 120 2")]));
+        let statuses = [(0, A, Some("503: no")), (1, A, Some("401: no"))];
+        assert_eq!(play(&statuses).len(), 2, "a refused key behind an outage is told of");
+        let texts: Vec<String> = (0..100).map(|i| format!("request {}", "x".repeat(i))).collect();
+        let numbered: Vec<_> = texts.iter().enumerate().map(|(i, text)| (i as u64, A, Some(text.as_str()))).collect();
+        assert_eq!(play(&numbered).len(), MESSAGES);
+    }
+
+    #[test]
+    fn what_is_never_tried_again_does_not_keep_a_trouble_alive() {
+        let calls = [(0, A, Some("away")), (1, B, Some("away")), (2, B, None), (250, B, None), (301, B, None)];
+        assert_eq!(play(&calls), lines(&[(0, "begun away"), (301, "over 301 2")]));
+    }
+
+    #[test]
+    fn a_refused_key_names_its_variable() {
+        assert!(advice(Subject::GitHub(App::Organization), "401: bad").contains("GHAPP_ORG_PRIVATE_KEY"));
+        assert!(advice(Subject::GitHub(App::Personal), "401: bad").contains("GHAPP_PERSONAL_PRIVATE_KEY"));
+    }
+
+    #[test]
+    fn installations_and_apps_are_told_apart() {
+        let notices = Notices::default();
+        let away = || Err::<(), _>(GitHubError::Unavailable { message: "away".to_owned() });
+        let limited = || Err::<(), _>(GitHubError::RateLimited { until: None });
+        for id in 1..100 {
+            notices.github("poll", App::Organization, Some(InstallationId(id)), &away());
+        }
+        assert_eq!(
+            notices.now().len(),
+            1,
+            "one outage, however many installations it is seen from: {:?}",
+            notices.now()
+        );
+        notices.github("poll", App::Personal, Some(InstallationId(7)), &limited());
+        let now = notices.now();
+        assert_eq!(now.len(), 2, "{now:?}");
+        assert!(now[0].starts_with("GitHub, as the App for organisations: away (for 0 s, 99 calls)"), "{now:?}");
+        assert!(now[1].starts_with("GitHub, for installation 7: a limit is reached"), "{now:?}");
+        for id in 1..100 {
+            notices.github("mint", App::Organization, Some(InstallationId(id)), &Err::<(), _>(GitHubError::NotFound));
+        }
+        notices.github("poll", App::Personal, Some(InstallationId(7)), &Ok(()));
+        assert_eq!(notices.now(), Vec::<String>::new());
+    }
+}

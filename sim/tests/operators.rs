@@ -1,0 +1,231 @@
+//! What operators read in the log, at its usual level, while GitHub, the cluster or Postgres is away, refuses, or answers
+//! nonsense: a line when it begins, a line when it is over, and none for each call in between.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use adapters::{config, ports::system_clock, postgres::PgStore};
+use engine::{
+    facts::Status,
+    ids::{Realm, Span},
+};
+use serde_json::Value;
+use sim::{
+    harness::{Error, Models, Service, Setup, WEBHOOK_SECRET},
+    http::faults::Fault,
+    testing::{
+        postgres,
+        service::{REPO, World, run_test},
+    },
+    world::{github::GitHub, kubernetes::Cluster},
+};
+
+const BOARD: &str = "scw-em-rv1";
+const LABEL: &str = "ubuntu-24.04-riscv";
+const FOR_EVER: usize = usize::MAX;
+/// How long a condition may take in real time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The log, as a process at its usual level writes it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One test at a time: they share the process's log. Begins with an empty one.
+fn log() -> (Log, MutexGuard<'static, ()>) {
+    static LOG: OnceLock<Log> = OnceLock::new();
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let log = LOG.get_or_init(|| {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO);
+        subscriber.with_writer(move || writer.clone()).init();
+        log
+    });
+    log.0.lock().unwrap().clear();
+    (log.clone(), turn)
+}
+
+impl Log {
+    /// The troubles told of: (level, message, error, advice).
+    fn troubles(&self) -> Vec<[String; 4]> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        lines
+            .filter(|line| word(&line["target"]) == "adapters::notices")
+            .map(|line| {
+                let fields = &line["fields"];
+                [word(&line["level"]), word(&fields["message"]), word(&fields["error"]), word(&fields["advice"])]
+            })
+            .collect()
+    }
+
+    /// Exactly one trouble of this began and, as far as `is_over`, ended; its error and advice.
+    #[track_caller]
+    fn only(&self, what: &str, is_over: bool) -> (String, String) {
+        let mut told = self.troubles();
+        assert!(told.len() <= 4, "a flood: {told:#?}");
+        told.retain(|line| line[1].starts_with(what));
+        // A connection that breaks is one error, and that none can be made is another.
+        told.retain(|line| line[1] != format!("{what}: trouble goes on, with another error"));
+        let (begun, over) = (format!("{what}: trouble begins"), format!("{what}: trouble is over"));
+        let expected: Vec<(&str, &str)> =
+            [("WARN", begun.as_str()), ("INFO", over.as_str())].into_iter().take(1 + usize::from(is_over)).collect();
+        let lines: Vec<(&str, &str)> = told.iter().map(|line| (line[0].as_str(), line[1].as_str())).collect();
+        assert_eq!(lines, expected, "{told:#?}");
+        (told[0][2].clone(), told[0][3].clone())
+    }
+
+    fn shows_no_secret(&self) {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        for secret in ["ghs_", "jit-", "PRIVATE KEY", WEBHOOK_SECRET, "Bearer"] {
+            assert!(!text.contains(secret), "the log shows {secret}");
+        }
+    }
+}
+
+/// The App that the tests' organisation has installed, in the log's words.
+const APP: &str = "GitHub, as the App for organisations";
+
+/// Three minutes of trouble with GitHub while a job waits, and its end: what the log said and advised, and what the
+/// scheduler said of the job.
+fn github_trouble(what: &str, path: &str, fault: Fault) -> (String, String, String) {
+    let (log, _turn) = log();
+    let mut said = None;
+    run_test(World::new().nodes(BOARD, 1), async |ctx| {
+        for method in ["GET", "POST", "DELETE"] {
+            ctx.models.github.faults.plan(method, path, FOR_EVER, fault.clone());
+        }
+        ctx.queue(1, REPO, &[LABEL], Span::mins(3));
+        ctx.pass(Span::mins(3)).await?;
+        let why = ctx.why(1).await?;
+        let (error, advice) = log.only(what, false);
+        let status = ctx.ask_scheduler("/status").await?.1;
+        assert!(status.contains(&format!("{what}: ")), "{status}");
+        assert_eq!(ctx.ask_scheduler("/health").await?, (200, "ok".to_owned()), "it is not the scheduler that is ill");
+        ctx.models.github.faults.clear();
+        ctx.until("the job runs", Span::mins(5), async |ctx| ctx.job(1).await.status == Status::Running).await?;
+        // Everything that failed has worked again; the delivery log is read every other minute.
+        let over = format!("{what}: trouble is over");
+        ctx.until("it is told to be over", Span::mins(5), async |_| log.troubles().iter().any(|it| it[1] == over))
+            .await?;
+        log.only(what, true);
+        assert!(!ctx.ask_scheduler("/status").await?.1.contains(&format!("{what}: ")));
+        said = Some((error, advice, why));
+        Ok::<(), Error>(())
+    });
+    log.shows_no_secret();
+    said.unwrap()
+}
+
+#[test]
+fn github_away_is_told_once_and_the_job_says_since_when() {
+    let (error, advice, why) = github_trouble(APP, "/", Fault::Before(503, vec![]));
+    assert!(error.starts_with("503"), "{error}");
+    assert!(advice.contains("GITHUB_API_URL"), "{advice}");
+    assert!(why.starts_with("GitHub cannot be reached for installation 507 since 20"), "{why}");
+}
+
+#[test]
+fn a_key_that_github_refuses_is_told_once_with_its_variable() {
+    let (error, advice, why) = github_trouble(APP, "/access_tokens", Fault::Before(401, vec![]));
+    assert!(error.starts_with("401"), "{error}");
+    assert!(advice.contains("GHAPP_ORG_PRIVATE_KEY"), "{advice}");
+    assert!(why.starts_with("GitHub cannot be reached for installation 507 since 20"), "{why}");
+}
+
+#[test]
+fn github_answering_nonsense_is_told_once() {
+    let nonsense = Fault::Say(200, "text/html", "<html>Welcome to our hotel</html>".to_owned());
+    let (error, _, why) = github_trouble(APP, "/", nonsense);
+    assert!(error.starts_with("the answer is not what GitHub documents"), "{error}");
+    assert!(why.starts_with("GitHub cannot be reached for installation 507 since 20"), "{why}");
+}
+
+#[test]
+fn a_limit_is_told_once_and_the_job_says_since_when() {
+    let limited = Fault::Before(429, vec![("retry-after", "60".to_owned())]);
+    let (error, _, why) = github_trouble("GitHub, for installation 507", "/orgs/", limited);
+    assert!(error.starts_with("a limit is reached until 20"), "{error}");
+    assert!(why.starts_with("GitHub's limits hold calls back for installation 507 since 20"), "{why}");
+}
+
+#[test]
+fn a_refused_runner_is_told_once_and_the_job_says_so() {
+    let refused =
+        Fault::Say(403, "application/json", r#"{"message":"Resource not accessible by integration"}"#.to_owned());
+    let (error, advice, why) = github_trouble("GitHub, for installation 507", "/generate-jitconfig", refused);
+    assert_eq!(error, "refused with 403: Resource not accessible by integration");
+    assert!(advice.contains("permissions"), "{advice}");
+    assert!(why.starts_with("GitHub refuses a runner for rise-riscv-runner-7-"), "{why}");
+}
+
+#[test]
+fn a_cluster_that_is_away_or_refuses_is_told_once() {
+    for (fault, begins, advises, waits) in [
+        (Fault::Before(503, vec![]), "503", "K8S_KUBECONFIG", "the cluster does not take the pod"),
+        (Fault::Before(403, vec![]), "refused with 403", "quota", "the cluster does not take the pod"),
+    ] {
+        let (log, _turn) = log();
+        run_test(World::new().nodes(BOARD, 1), async |ctx| {
+            ctx.models.cluster.faults.plan("POST", "/pods", FOR_EVER, fault);
+            ctx.queue(1, REPO, &[LABEL], Span::mins(3));
+            ctx.pass(Span::mins(4)).await?;
+            let (error, advice) = log.only("Kubernetes", false);
+            assert!(error.starts_with(begins) && advice.contains(advises), "{error}: {advice}");
+            let why = ctx.why(1).await?;
+            assert!(why.starts_with(waits), "{why}");
+            ctx.models.cluster.faults.clear();
+            ctx.until("the job runs", Span::mins(5), async |ctx| ctx.job(1).await.status == Status::Running).await?;
+            log.only("Kubernetes", true);
+            Ok::<(), Error>(())
+        });
+        log.shows_no_secret();
+    }
+}
+
+#[test]
+fn postgres_away_is_told_once() {
+    let (log, _turn) = log();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = postgres::Cluster::start().unwrap();
+        let store = PgStore::connect(&server.url("postgres").into(), Realm::Prod).await.unwrap();
+        let (policy, pods) = config::built_in(Realm::Prod).unwrap();
+        let models = Models::start(GitHub::new(1), Cluster::new(1), system_clock()).await.unwrap();
+        let setup = Setup { store, policy, pods, listen: None, capture: None, seed: 1, check: true };
+        let service = Service::start(&models, setup).await.unwrap();
+        let now = || (models.clock)();
+        let begun = tokio::time::Instant::now();
+        let until = async |what: &str, condition: &dyn Fn() -> bool| {
+            while !condition() {
+                assert!(begun.elapsed() < PATIENCE, "not in time: {what}");
+                tokio::task::yield_now().await;
+            }
+        };
+        until("it leads", &|| service.health.status(now()).leading).await;
+        drop(server);
+        // Several attempts fail: to renew, to read, to ask for leadership anew.
+        let calls = || service.health.status(now()).troubles.first().is_some_and(|it| it.contains("4 calls"));
+        until("four calls have failed", &calls).await;
+        let (_, advice) = log.only("Postgres", false);
+        assert!(advice.contains("POSTGRES_URL"), "{advice}");
+        service.stop().await.unwrap();
+    });
+    log.shows_no_secret();
+}
