@@ -198,6 +198,11 @@ fn list_pods(turn: &mut Turn<'_>) {
             && !turn.s.pods.contains_key(name)
             && (lost_as(worker).is_some() || worker.stage == Stage::Minted && worker.backoff.failures > 0)
     };
+    // No listing is due before then, whoever is out of view: only then is everybody looked at.
+    let soonest = turn.s.pods_at.map_or(Time::ZERO, |at| at + timeouts.pods_doubt);
+    if now < soonest {
+        return turn.s.wake(Key::PodList, soonest);
+    }
     let due = match turn.s.pods_at {
         None => Time::ZERO,
         Some(at) if turn.s.workers.iter().any(out_of_view) => at + timeouts.pods_doubt,

@@ -31,8 +31,12 @@ const RUNNERS_A_PAGE: u32 = 100;
 pub(crate) fn run(turn: &mut Turn<'_>) {
     turn.each_due_name(health);
     for entity in mem::take(&mut turn.due.scopes) {
-        delete_leftovers(turn, entity);
-        raise_doubts(turn, entity);
+        // A listing is gone through once, not whenever one of its entity's workers moves on.
+        let news = turn.s.scopes.get_mut(&entity).is_some_and(|scope| mem::take(&mut scope.news));
+        if news {
+            delete_leftovers(turn, entity);
+            raise_doubts(turn, entity);
+        }
         list(turn, entity);
     }
 }
@@ -359,7 +363,8 @@ fn listing_due(turn: &Turn<'_>, entity: EntityId) -> Option<Time> {
             && !worker.registered
             && turn.s.pod(name).is_some_and(|pod| pod.fact.phase == PodPhase::Running)
     };
-    if scope.active > 0 && workers_of(turn, scope).any(unsettled) {
+    // No listing is due before then, whoever it is for: only then is everybody looked at.
+    if scope.active > 0 && (turn.now < soonest || workers_of(turn, scope).any(unsettled)) {
         return Some(soonest);
     }
     let unconfirmed = |(_, worker): (&WorkerName, &WorkerEntry)| {

@@ -75,9 +75,7 @@ pub(crate) fn delete_runner(turn: &mut Turn<'_>, entity: EntityId, name: &Worker
     }
     if now < runner.backoff.until {
         let at = runner.backoff.until;
-        turn.s.wake(Key::Name(name.clone()), at);
-        turn.s.wake(Key::Scope(entity), at);
-        return;
+        return look_again(turn, entity, name, at);
     }
     let (target, id) = (scope.scope.clone(), runner.id);
     let allowance = &mut turn.s.installation(target.installation).allowance;
@@ -85,9 +83,7 @@ pub(crate) fn delete_runner(turn: &mut Turn<'_>, entity: EntityId, name: &Worker
     if at > now {
         // With the most calls under way, any answer of the installation makes room; look again shortly.
         let at = if at == Time::NEVER { now + turn.policy.timeouts.backoff } else { at };
-        turn.s.wake(Key::Name(name.clone()), at);
-        turn.s.wake(Key::Scope(entity), at);
-        return;
+        return look_again(turn, entity, name, at);
     }
     allowance.spend(Use::Delete, &governor, now);
     if let Some(runner) = turn.s.scopes.get_mut(&entity).and_then(|scope| scope.runners.get_mut(name)) {
@@ -96,6 +92,15 @@ pub(crate) fn delete_runner(turn: &mut Turn<'_>, entity: EntityId, name: &Worker
     let installation = target.installation;
     let action = Action::DeleteRunner { scope: target, id, name: name.0.clone() };
     turn.act(Flight::DeleteRunner(entity, name.clone(), installation), action, reason);
+}
+
+/// Whoever asked for the deletion, a rule about names or one about listings, asks again at `at`.
+fn look_again(turn: &mut Turn<'_>, entity: EntityId, name: &WorkerName, at: Time) {
+    if let Some(scope) = turn.s.scopes.get_mut(&entity) {
+        scope.news = true;
+    }
+    turn.s.wake(Key::Name(name.clone()), at);
+    turn.s.wake(Key::Scope(entity), at);
 }
 
 /// The reason a removal gives to GitHub's side of it.

@@ -371,6 +371,7 @@ impl Snapshot {
             in_flight: false,
             backoff: Backoff::default(),
             wanted: None,
+            news: false,
             active: 0,
             workers: BTreeSet::new(),
             gone: None,

@@ -240,6 +240,8 @@ pub(crate) struct ScopeEntry {
     pub backoff: Backoff,
     /// A rule needs a listing asked for at or after this.
     pub wanted: Option<Time>,
+    /// What the last listing and deletions showed has not been looked at yet, or is to be looked at again.
+    pub news: bool,
     /// Workers of this entity that are pending or running.
     pub active: u32,
     /// Workers of this entity, ended ones too.

@@ -272,6 +272,7 @@ impl Snapshot {
         let asked_at = listing.asked_at;
         let Some(scope) = self.scopes.get_mut(&entity) else { return };
         scope.listed_at = Some(asked_at);
+        scope.news = true;
         if scope.wanted.is_some_and(|wanted| wanted <= asked_at) {
             scope.wanted = None;
         }
@@ -448,6 +449,7 @@ impl Snapshot {
         let (now, timeouts) = (self.now, self.timeouts);
         let Some(scope) = self.scopes.get_mut(&entity) else { return };
         let gone = matches!(answer.result, Ok(()) | Err(GitHubError::NotFound));
+        scope.news = true;
         if gone {
             scope.runners.remove(name);
         } else if let Some(runner) = scope.runners.get_mut(name) {
