@@ -87,7 +87,7 @@ pub(crate) struct Before {
     demand: Option<(i64, i64)>,
     /// Workers that the reservation counted as taken by nobody knew what; they may have been named since.
     unnamed: i64,
-    /// The row was there already.
+    /// The row was there already; a job's had ended already. The write repeats one whose answer was lost, and changes nothing.
     repeated: bool,
 }
 
@@ -234,6 +234,10 @@ impl Sim {
                 unnamed: i64::from(*phantom),
                 repeated: self.store.rows.worker(&worker.name).is_some(),
             },
+            Write::JobFailed { id, .. } => {
+                let repeated = self.store.rows.job(*id).is_some_and(|row| row.status.is_ended());
+                Before { repeated, ..Before::default() }
+            }
             _ => Before::default(),
         }
     }
@@ -300,6 +304,7 @@ impl Sim {
             Write::JobRunning { id, .. } | Write::JobCompleted { id, .. } | Write::JobRequeued { id, .. } => {
                 self.judge_job_row(*id);
             }
+            Write::JobFailed { .. } if before.repeated => {}
             Write::JobFailed { id, failure, .. } => {
                 match failure {
                     JobFailure::JobNotFound => self.rare(Rare::UnknownJobFailed),
