@@ -4,7 +4,7 @@
 //! its own actions here, so that deciding twice chooses nothing twice; every action's outcome comes back as a change.
 //!
 //! Cost: a change costs a few look-ups; nothing here ever walks all jobs. Jobs, scopes, installations and owners stand in
-//! [`Table`](table::Table)s and name each other by row, so that a change to a job finds its group, its line and its
+//! tables and name each other by row, so that a change to a job finds its group, its line and its
 //! installation without a search.
 
 mod apply;
