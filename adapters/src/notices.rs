@@ -164,11 +164,11 @@ impl Notices {
         }
     }
 
-    /// What is in trouble now, a sentence each.
+    /// What is in trouble now, a sentence each. What works again is not, though it may be too early to say that it is over.
     pub fn now(&self) -> Vec<String> {
         let now = Instant::now();
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = troubles.iter().filter(|(_, trouble)| trouble.over.is_none());
+        let open = troubles.iter().filter(|(_, trouble)| trouble.over.is_none() && !trouble.failing.is_empty());
         open.map(|(subject, trouble)| {
             let last = trouble.told.last().map_or("", String::as_str);
             format!("{subject}: {last} (for {} s, {} calls)", (now - trouble.since).as_secs(), trouble.calls)

@@ -103,7 +103,7 @@ pub struct Allowance {
     pub blocked: Backoff,
     /// Refusals in a row that did not say until when.
     untold: u32,
-    /// The last answer was a limit.
+    /// What blocks, or did last, is a limit.
     limited: bool,
     points: VecDeque<(Time, u32)>,
     points_sum: u32,
@@ -175,7 +175,7 @@ impl Allowance {
         self.untold > 0
     }
 
-    /// Whether GitHub's last answer was that a limit is reached.
+    /// Whether what blocks is a limit, and not that GitHub is out of reach.
     pub fn is_limited(&self) -> bool {
         self.limited
     }
@@ -269,9 +269,9 @@ impl Allowance {
                 Some(_) | None => told,
             });
         }
-        self.limited = matches!(error, Some(GitHubError::RateLimited { .. }));
         match error {
             Some(GitHubError::RateLimited { until }) => {
+                self.limited = true;
                 // GitHub's advice where it gives none: at least a minute, then exponentially longer.
                 // One failure per pause: the answers of a burst that was under way count once.
                 let minute = now + Span(Span::mins(1).0 << self.untold.min(5));
@@ -287,6 +287,7 @@ impl Allowance {
                 // One failure per pause: a burst that was under way when GitHub went away counts once.
                 if now >= self.blocked.until {
                     self.blocked.fail(now, timeouts);
+                    self.limited = false;
                 }
             }
             Some(
@@ -296,6 +297,7 @@ impl Allowance {
                 if now >= self.blocked.until {
                     self.blocked.clear();
                     self.untold = 0;
+                    self.limited = false;
                 }
             }
         }

@@ -195,6 +195,24 @@ fn a_worker_that_github_does_not_start_is_no_answer_but_githubs_trouble_is() {
             }
         }
     }
+    // What was under way already when the limit was told, and is answered after it, ends nothing.
+    let mut bench = waiting(0, &[1]);
+    bench.tick(Span::mins(3));
+    let poll = bench.expect("a poll", |action| matches!(action, Action::PollJob { .. }));
+    bench.nodes(1);
+    bench.decide();
+    bench.answer_writes();
+    bench.decide();
+    let (begun, until) = (bench.now, bench.now + Span::mins(5));
+    minted(&mut bench, refused(GitHubError::RateLimited { until: Some(until) }));
+    bench.answer(poll.id, Outcome::JobPolled { asked_at: bench.now, answer: ok(JobView::Queued) });
+    let expected = WaitingOn::GitHub {
+        installation: InstallationId(501),
+        failing_since: Some(begun),
+        limited: true,
+        until: Some(until),
+    };
+    assert_eq!(why(&bench, 1), expected);
     let mut bench = reserved(&[1]);
     let since = bench.now;
     let worker = minted(&mut bench, refused(no()));

@@ -198,7 +198,8 @@ impl Snapshot {
         };
         entry.failing_since = match &answer.result {
             Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }) => entry.failing_since.or(Some(now)),
-            Ok(_) | Err(_) => None,
+            // An answer to a call that was under way already ends no pause.
+            Ok(_) | Err(_) => entry.failing_since.filter(|_| now < entry.allowance.blocked.until),
         };
         self.release_throttled(installation);
     }

@@ -121,6 +121,9 @@ async fn beyond_the_bound_deliveries_are_shed_at_once_and_counted() {
         }
         assert!(recorded >= BOUND && shed as u64 >= SENT - 10 * BOUND as u64, "{recorded} recorded, {shed} shed");
         assert_eq!(bed.rows().await.len(), recorded, "what was answered 200 is there, and nothing else");
+        // Whatever is committed after the last one was turned away shows that the store is well.
+        assert_eq!(bed.job(&body("queued", SENT as i64 + 1, ORG)).await, (200, "recorded".to_owned()));
+        recorded += 1;
         let status: serde_json::Value = serde_json::from_str(&bed.get("/status").await.text).unwrap();
         let expected = serde_json::json!({
             "deliveries": { "recorded": recorded, "shed": shed, "failed": 0, "waiting": 0 }, "capture_lost": null,
