@@ -255,7 +255,10 @@ fn check_pod_deletion(
         if named.contains(name.as_str()) {
             broken("S8 never-kill-busy", format!("pod {name} is alive and a running job names it"));
         }
-        let listed = s.scopes.values().filter_map(|scope| scope.runners.get(name)).any(|runner| runner.busy);
+        // What was listed before the App went, longer ago than any job lasts, says nothing any more.
+        let stale = |since: Time| now.since(since) >= policy.timeouts.gone;
+        let tellings = s.scopes.values().filter(|scope| !scope.gone.is_some_and(stale));
+        let listed = tellings.filter_map(|scope| scope.runners.get(name)).any(|runner| runner.busy);
         if listed {
             broken("S8 never-kill-busy", format!("pod {name} is alive and its runner was busy when last listed"));
         }
