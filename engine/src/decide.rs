@@ -18,16 +18,16 @@ use crate::{
 /// changed, what is due and what is chosen, never how many jobs there are.
 pub fn decide(snapshot: &mut Snapshot, policy: &Policy, now: Time) -> Decision {
     let mut turn = Turn::begin(snapshot, policy, now);
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
+        if round > 0 && !turn.again() {
+            break;
+        }
         reconcile_jobs::run(&mut turn);
         reconcile_runners::run(&mut turn);
         cleanup_pods::run(&mut turn);
         demand_match::run(&mut turn);
         provision::run(&mut turn);
         redeliver::run(&mut turn);
-        if !turn.again() {
-            break;
-        }
     }
     turn.end()
 }

@@ -284,7 +284,7 @@ fn raise_doubts(turn: &mut Turn<'_>, entity: EntityId) {
     let mut doubtful: Vec<JobId> = Vec::new();
     for (name, worker) in workers_of(turn, scope).filter(|(_, worker)| worker.is_active()) {
         let busy = scope.runners.get(name).is_some_and(|runner| runner.busy);
-        if let Some(jobs) = turn.s.runner_jobs.get(&name.0) {
+        if let Some(jobs) = turn.s.runner_jobs.get(name) {
             let settled = |id: &&JobId| {
                 let job = turn.s.jobs.get(id).and_then(|job| job.assignment());
                 job.is_some_and(|assignment| listed_at.since(assignment.started_at) >= BUSY_LAG)

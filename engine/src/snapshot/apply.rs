@@ -277,52 +277,69 @@ impl Snapshot {
     fn apply_worker(&mut self, worker: Worker) {
         let name = worker.name.clone();
         let scope = self.learn_scope(worker.scope());
-        self.scopes[scope].workers.insert(name.clone());
-        let old = self.workers.remove(&name);
-        if let Some(old) = &old {
-            self.count_worker(&name, old, -1);
-        }
-        let entry = match old {
-            // A reading that was overtaken by a later write says nothing new.
-            Some(old) if old.row.status > worker.status => old,
-            Some(old) => {
-                let stage = if old.stage == Stage::Reserving { Stage::Reserved } else { old.stage.clone() };
-                WorkerEntry { row: worker, stage, ..old }
-            }
-            None => {
-                self.inherit_worker(&worker);
-                found(worker, self.is_named(&name))
-            }
+        let Some(known) = self.workers.get(&name) else {
+            self.scopes[scope].workers.insert(name.clone());
+            self.inherit_worker(&worker);
+            let entry = found(worker, self.is_named(&name));
+            return self.insert_worker(name, entry);
         };
-        self.insert_worker(name, entry);
+        // Mostly it is this leader's own write that comes back.
+        if known.row == worker && known.stage != Stage::Reserving {
+            return;
+        }
+        self.edit_worker(&name, |entry| {
+            // A reading that was overtaken by a later write says nothing new.
+            if entry.row.status > worker.status {
+                return;
+            }
+            if entry.stage == Stage::Reserving {
+                entry.stage = Stage::Reserved;
+            }
+            entry.row = worker;
+        });
     }
 
+    /// Takes a worker in that was not known.
     pub(crate) fn insert_worker(&mut self, name: WorkerName, entry: WorkerEntry) {
-        self.group_of_worker(&entry.row);
-        self.count_worker(&name, &entry, 1);
-        let ended = entry.row.status.is_ended();
-        let entity = entry.row.entity;
+        self.make_places_for(&entry.row);
+        let counted = self.contribution(&name, &entry);
         self.workers.insert(name.clone(), entry);
-        if ended {
-            self.refund_mint(&name);
-            let jobs: Vec<_> = self.runner_jobs.get(&name.0).into_iter().flatten().copied().collect();
-            for id in jobs {
-                self.doubt_if_runner_is_gone(id);
-            }
-            if let Some(gx) = self.workers.get(&name).and_then(|worker| self.group_of_row(&worker.row)) {
-                self.refresh(gx);
-            }
-        }
-        self.touch(Key::Scope(entity));
-        self.touch(Key::Name(name));
+        self.count_worker(counted, 1);
+        self.worker_changed(&name);
     }
 
     /// Changes a worker's entry, keeping every index right.
     pub(crate) fn edit_worker(&mut self, name: &WorkerName, edit: impl FnOnce(&mut WorkerEntry)) {
-        let Some(mut entry) = self.workers.remove(name) else { return };
-        self.count_worker(name, &entry, -1);
-        edit(&mut entry);
-        self.insert_worker(name.clone(), entry);
+        let Some(entry) = self.workers.get(name) else { return };
+        let before = self.contribution(name, entry);
+        let Some(entry) = self.workers.get_mut(name) else { return };
+        edit(entry);
+        let Some(entry) = self.workers.get(name) else { return };
+        let after = self.contribution(name, entry);
+        if before != after {
+            self.count_worker(before, -1);
+            self.count_worker(after, 1);
+        }
+        self.worker_changed(name);
+    }
+
+    /// What follows from any change of a worker.
+    fn worker_changed(&mut self, name: &WorkerName) {
+        let Some(worker) = self.workers.get(name) else { return };
+        let entity = worker.row.entity;
+        if worker.row.status.is_ended() {
+            let gx = self.group_of_row(&worker.row);
+            self.refund_mint(name);
+            let jobs: Vec<_> = self.runner_jobs.get(name).into_iter().flatten().copied().collect();
+            for id in jobs {
+                self.doubt_if_runner_is_gone(id);
+            }
+            if let Some(gx) = gx {
+                self.refresh(gx);
+            }
+        }
+        self.touch(Key::Scope(entity));
+        self.touch(Key::Name(name.clone()));
     }
 
     pub(crate) fn apply_pods(&mut self, listing: PodListing) {
@@ -362,27 +379,34 @@ impl Snapshot {
     }
 
     pub(crate) fn apply_pod(&mut self, pod: Pod) {
-        let name = pod.name.clone();
-        // Listings and watches overtake each other: a pod that was seen further along is not taken back.
-        if self.pods.get(&name).is_some_and(|known| is_older(&pod, &known.fact)) {
-            return;
-        }
-        self.count_pod(&name, -1);
-        let entry = match self.pods.remove(&name) {
-            Some(old) if old.fact.uid == pod.uid => {
-                let phase_seen_at = if old.fact.phase == pod.phase { old.phase_seen_at } else { self.now };
-                PodEntry { fact: pod, phase_seen_at, ..old }
+        let (name, after, now) = (pod.name.clone(), space_of(&pod), self.now);
+        let before = match self.pods.get_mut(&name) {
+            // Listings and watches overtake each other: a pod that was seen further along is not taken back. And most of
+            // what they say is known.
+            Some(known) if is_older(&pod, &known.fact) || known.fact == pod => return,
+            Some(known) if known.fact.uid == pod.uid => {
+                let before = space_of(&known.fact);
+                if known.fact.phase != pod.phase {
+                    known.phase_seen_at = now;
+                }
+                known.fact = pod;
+                before
             }
-            Some(_) | None => PodEntry {
-                fact: pod,
-                seen_at: self.now,
-                phase_seen_at: self.now,
-                in_flight: false,
-                backoff: Backoff::default(),
-            },
+            known => {
+                let (placed, before) = (known.is_some(), known.and_then(|known| space_of(&known.fact)));
+                let backoff = Backoff::default();
+                let entry = PodEntry { fact: pod, seen_at: now, phase_seen_at: now, in_flight: false, backoff };
+                self.pods.insert(name.clone(), entry);
+                if !placed {
+                    self.uncount_placed(&name, -1);
+                }
+                before
+            }
         };
-        self.pods.insert(name.clone(), entry);
-        self.count_pod(&name, 1);
+        if before != after {
+            self.count_space(before, -1);
+            self.count_space(after, 1);
+        }
         self.touch(Key::Name(name));
     }
 
@@ -390,31 +414,22 @@ impl Snapshot {
         if self.pods.get(name).is_none_or(|pod| pod.fact.uid != *uid) {
             return;
         }
-        self.count_pod(name, -1);
-        self.pods.remove(name);
+        if let Some(pod) = self.pods.remove(name) {
+            self.count_space(space_of(&pod.fact), -1);
+        }
         self.uncount_placed(name, 1);
         self.touch(Key::Name(name.clone()));
         self.touch(Key::PodList);
     }
 
-    /// What a pod takes of its pool. A worker with a pod in view is placed: the pod counts instead of it.
-    fn count_pod(&mut self, name: &WorkerName, sign: i64) {
-        let Some(pod) = self.pods.get(name) else {
-            if sign < 0 {
-                // No pod was in view: the worker is about to be placed.
-                self.uncount_placed(name, -1);
-            }
-            return;
-        };
-        if pod.fact.phase.is_ended() {
-            return;
-        }
-        if let Some(pool) = pod.fact.pool.clone() {
+    fn count_space(&mut self, pool: Option<Pool>, sign: i64) {
+        if let Some(pool) = pool {
             let px = self.pool(&pool);
             self.pools[px as usize].pods += sign;
         }
     }
 
+    /// A worker with a pod in view is placed: the pod takes the space instead of it.
     fn uncount_placed(&mut self, name: &WorkerName, sign: i64) {
         if let Some(worker) = self.workers.get(name)
             && worker.is_active()
@@ -462,6 +477,11 @@ fn is_older(view: &Pod, known: &Pod) -> bool {
         PodPhase::Succeeded | PodPhase::Failed => 2,
     };
     view.uid == known.uid && (before(view.phase), view.deleting) < (before(known.phase), known.deleting)
+}
+
+/// The pool that a pod takes a place of.
+fn space_of(pod: &Pod) -> Option<Pool> {
+    pod.pool.clone().filter(|_| !pod.phase.is_ended())
 }
 
 /// What a node gives its pool. One that is not ready or is cordoned gives nothing.

@@ -6,7 +6,6 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     format,
     string::String,
-    sync::Arc,
     vec::Vec,
 };
 use core::fmt::Debug;
@@ -113,7 +112,7 @@ impl Snapshot {
             let gx = i as Gx;
             let held = group.held.until > self.now || group.throttled.is_some_and(|until| until > self.now);
             // A pause that is over is noticed by the next decision.
-            let noticed = group.due_at > self.now;
+            let noticed = self.due_at(&Key::Group(gx)) > self.now;
             for line in &group.lines {
                 let pool = &self.pools[line.pool as usize].name;
                 let name = || format!("group {} of entity {} in {pool}", group.key.labels, group.key.entity);
@@ -129,11 +128,11 @@ impl Snapshot {
             }
             if group.throttled.is_some() {
                 let waits = self.installations.values().any(|entry| entry.throttled.contains(&gx));
-                let due = group.due_at != Time::NEVER;
+                let due = self.due_at(&Key::Group(gx)) != Time::NEVER;
                 found.hold(waits || due, || format!("group {gx} is throttled and nothing will release it"));
             }
             if group.held.until > self.now {
-                let due = group.due_at <= group.held.until;
+                let due = self.due_at(&Key::Group(gx)) <= group.held.until;
                 found.hold(due, || format!("group {gx} is held and nothing will release it"));
             }
         }
@@ -208,11 +207,11 @@ impl Snapshot {
     }
 
     fn audit_jobs(&self, found: &mut Found) {
-        let mut runner_jobs: BTreeMap<Arc<str>, BTreeSet<JobId>> = BTreeMap::new();
+        let mut runner_jobs: BTreeMap<WorkerName, BTreeSet<JobId>> = BTreeMap::new();
         let mut polls: BTreeMap<Row, Polls> = BTreeMap::new();
         for (&id, job) in self.jobs.iter() {
             if let Counts::On(runner) = self.counts(job) {
-                runner_jobs.entry(runner).or_default().insert(id);
+                runner_jobs.entry(WorkerName(runner)).or_default().insert(id);
             }
             if let Some((installation, doubtful, due)) = job.poll_key() {
                 polls.entry(installation).or_default().insert(doubtful, due, id);
@@ -311,14 +310,14 @@ impl Snapshot {
     }
 
     fn audit_due(&self, found: &mut Found) {
-        for (at, key) in &self.due {
-            found.same(|| format!("when {key:?} is due"), self.due_at(key), *at);
+        for (at, key) in &self.timers {
+            found.same(|| format!("the timer of {key:?}"), self.timer(key), *at);
         }
-        let groups = self.groups.iter().map(|group| group.due_at);
-        let scopes = self.scopes.values().map(|scope| scope.due_at);
-        let polls = self.installations.values().filter_map(|entry| entry.due_at);
+        let groups = self.groups.iter().map(|group| group.timer);
+        let scopes = self.scopes.values().map(|scope| scope.timer);
+        let polls = self.installations.values().filter_map(|entry| entry.timer);
         let by_row = groups.chain(scopes).chain(polls).filter(|&at| at != Time::NEVER).count();
-        found.same(|| String::from("how many keys are due"), self.due.len(), by_row + self.due_by_key.len());
+        found.same(|| String::from("how many timers there are"), self.timers.len(), by_row + self.timer_by_key.len());
     }
 
     /// Whatever waits is under way, or falls due.

@@ -1,9 +1,12 @@
 //! What the rules are to look at, and when.
 //!
-//! Each key is due once, at the earliest time that anybody asked for. Where a key names a row, the row itself says when it
-//! is due, so that asking again for what is due already costs nothing but a look at the row.
+//! What has just changed is *touched*: it is due in the next decision, noted in a list that takes a push and no search.
+//! What is due later has a timer, at the earliest time that anybody asked for. Where a key names a row, the row itself says
+//! when its timer is, so that asking again for what is due already costs nothing but a look at the row. A touch leaves the
+//! timer alone, so a key may be looked at once more than needed; never too late.
 
 use alloc::vec::Vec;
+use core::mem;
 
 use super::{Gx, Row, Snapshot};
 use crate::{
@@ -30,8 +33,8 @@ pub(crate) enum Key {
     Group(Gx),
 }
 
-/// What is due in one decision: keys of each kind, in order.
-#[derive(Debug, Default)]
+/// What is due in one decision: keys of each kind, in order and each once.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Due {
     pub jobs: Vec<JobId>,
     pub polls: Vec<InstallationId>,
@@ -45,79 +48,124 @@ pub(crate) struct Due {
 impl Due {
     fn note(&mut self, key: Key) {
         match key {
-            Key::Job(id) => self.jobs.push(id),
-            Key::Polls(id) => self.polls.push(id),
-            Key::Scope(id) => self.scopes.push(id),
-            Key::Name(name) => self.names.push(name),
+            Key::Job(id) => push(&mut self.jobs, id),
+            Key::Polls(id) => push(&mut self.polls, id),
+            Key::Scope(id) => push(&mut self.scopes, id),
+            Key::Name(name) => push(&mut self.names, name),
             Key::PodList => self.pod_list = true,
-            Key::Deliveries(app) => self.deliveries.push(app),
-            Key::Group(gx) => self.groups.push(gx),
+            Key::Deliveries(app) => push(&mut self.deliveries, app),
+            Key::Group(gx) => push(&mut self.groups, gx),
         }
     }
 
+    fn holds(&self, key: &Key) -> bool {
+        match key {
+            Key::Job(id) => self.jobs.contains(id),
+            Key::Polls(id) => self.polls.contains(id),
+            Key::Scope(id) => self.scopes.contains(id),
+            Key::Name(name) => self.names.contains(name),
+            Key::PodList => self.pod_list,
+            Key::Deliveries(app) => self.deliveries.contains(app),
+            Key::Group(gx) => self.groups.contains(gx),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let Self { jobs, polls, scopes, names, pod_list, deliveries, groups } = self;
+        let none = jobs.is_empty() && polls.is_empty() && scopes.is_empty() && names.is_empty() && !pod_list;
+        none && deliveries.is_empty() && groups.is_empty()
+    }
+
     fn sort(&mut self) {
-        self.jobs.sort_unstable();
-        self.polls.sort_unstable();
-        self.scopes.sort_unstable();
-        self.names.sort_unstable();
-        self.deliveries.sort_unstable();
-        self.groups.sort_unstable();
+        sort(&mut self.jobs);
+        sort(&mut self.polls);
+        sort(&mut self.scopes);
+        sort(&mut self.names);
+        sort(&mut self.deliveries);
+        sort(&mut self.groups);
+    }
+}
+
+/// What is touched again and again is noted once as long as nothing else comes between.
+fn push<T: PartialEq>(keys: &mut Vec<T>, key: T) {
+    if keys.last() != Some(&key) {
+        keys.push(key);
+    }
+}
+
+fn sort<T: Ord>(keys: &mut Vec<T>) {
+    if keys.len() > 1 {
+        keys.sort_unstable();
+        keys.dedup();
     }
 }
 
 impl Snapshot {
     /// Has the rules look at `key` in the next decision.
     pub(crate) fn touch(&mut self, key: Key) {
-        self.wake(key, Time::ZERO);
+        if !self.is_unknown(&key) {
+            self.touched.note(key);
+        }
+    }
+
+    /// No rule has anything to look at in a scope that nobody has heard of.
+    fn is_unknown(&self, key: &Key) -> bool {
+        matches!(key, Key::Scope(entity) if !self.scopes.contains_key(entity))
     }
 
     /// Has the rules look at `key` at `at`, or earlier if it is due earlier already.
     pub(crate) fn wake(&mut self, key: Key, at: Time) {
-        let known = self.due_at(&key);
-        // No rule has anything to look at in a scope that nobody has heard of.
-        let unknown = matches!(&key, Key::Scope(entity) if !self.scopes.contains_key(entity));
-        if at >= known || unknown {
+        if at <= self.now {
+            return self.touch(key);
+        }
+        let known = self.timer(&key);
+        if at >= known || self.is_unknown(&key) {
             return;
         }
         if known != Time::NEVER {
-            self.due.remove(&(known, key.clone()));
+            self.timers.remove(&(known, key.clone()));
         }
-        self.set_due_at(&key, at);
-        self.due.insert((at, key));
+        self.set_timer(&key, at);
+        self.timers.insert((at, key));
     }
 
     /// The same for the polls of an installation whose row is at hand.
     pub(super) fn wake_polls(&mut self, row: Row, at: Time) {
-        if self.installations[row].due_at.is_none_or(|known| at < known) {
+        if self.installations[row].timer.is_none_or(|known| at < known) {
             self.wake(Key::Polls(self.installations.id_of(row)), at);
         }
     }
 
-    /// When `key` is due; [`Time::NEVER`] when it is not.
+    /// When `key` is due: [`Time::ZERO`] for at once, [`Time::NEVER`] when it is not.
     pub(super) fn due_at(&self, key: &Key) -> Time {
+        if self.touched.holds(key) { Time::ZERO } else { self.timer(key) }
+    }
+
+    /// When the timer of `key` is; [`Time::NEVER`] when there is none.
+    pub(super) fn timer(&self, key: &Key) -> Time {
         let known = match key {
-            Key::Polls(id) => self.installations.get(id).and_then(|entry| entry.due_at),
-            Key::Scope(id) => self.scopes.get(id).map(|scope| scope.due_at),
-            Key::Group(gx) => Some(self.groups[*gx as usize].due_at),
-            Key::Job(_) | Key::Name(_) | Key::PodList | Key::Deliveries(_) => self.due_by_key.get(key).copied(),
+            Key::Polls(id) => self.installations.get(id).and_then(|entry| entry.timer),
+            Key::Scope(id) => self.scopes.get(id).map(|scope| scope.timer),
+            Key::Group(gx) => Some(self.groups[*gx as usize].timer),
+            Key::Job(_) | Key::Name(_) | Key::PodList | Key::Deliveries(_) => self.timer_by_key.get(key).copied(),
         };
         known.unwrap_or(Time::NEVER)
     }
 
-    fn set_due_at(&mut self, key: &Key, at: Time) {
+    fn set_timer(&mut self, key: &Key, at: Time) {
         match key {
-            Key::Polls(id) => self.installation(*id).due_at = Some(at).filter(|&at| at != Time::NEVER),
+            Key::Polls(id) => self.installation(*id).timer = Some(at).filter(|&at| at != Time::NEVER),
             Key::Scope(id) => {
                 if let Some(scope) = self.scopes.get_mut(id) {
-                    scope.due_at = at;
+                    scope.timer = at;
                 }
             }
-            Key::Group(gx) => self.groups[*gx as usize].due_at = at,
+            Key::Group(gx) => self.groups[*gx as usize].timer = at,
             Key::Job(_) | Key::Name(_) | Key::PodList | Key::Deliveries(_) => {
                 if at == Time::NEVER {
-                    self.due_by_key.remove(key);
+                    self.timer_by_key.remove(key);
                 } else {
-                    self.due_by_key.insert(key.clone(), at);
+                    self.timer_by_key.insert(key.clone(), at);
                 }
             }
         }
@@ -125,22 +173,26 @@ impl Snapshot {
 
     /// Takes everything that is due at `now`; `None` when nothing is.
     pub(crate) fn take_due(&mut self, now: Time) -> Option<Due> {
-        let mut taken: Option<Due> = None;
-        while let Some((at, _)) = self.due.first()
+        while let Some((at, _)) = self.timers.first()
             && *at <= now
         {
-            let Some((_, key)) = self.due.pop_first() else { break };
-            self.set_due_at(&key, Time::NEVER);
-            taken.get_or_insert_default().note(key);
+            let Some((_, key)) = self.timers.pop_first() else { break };
+            self.set_timer(&key, Time::NEVER);
+            self.touched.note(key);
         }
-        if let Some(due) = &mut taken {
-            due.sort();
+        if self.touched.is_empty() {
+            return None;
         }
-        taken
+        let mut due = mem::take(&mut self.touched);
+        due.sort();
+        Some(due)
     }
 
-    /// When the next thing falls due.
+    /// When the next thing falls due; now, or earlier, when something has been touched.
     pub fn next_due(&self) -> Option<Time> {
-        self.due.first().map(|(at, _)| *at)
+        if !self.touched.is_empty() {
+            return Some(self.now);
+        }
+        self.timers.first().map(|(at, _)| *at)
     }
 }

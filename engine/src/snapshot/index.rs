@@ -73,8 +73,8 @@ pub struct Group {
     pub(crate) held: Backoff,
     /// Held back until its installation's limits allow another runner.
     pub(crate) throttled: Option<Time>,
-    /// When the rules are to look at it; [`Time::NEVER`]: they are not.
-    pub(super) due_at: Time,
+    /// When the rules are to look at it by themselves; [`Time::NEVER`]: never.
+    pub(super) timer: Time,
 }
 
 /// A group's jobs that one pool is to serve.
@@ -129,6 +129,15 @@ impl Group {
     /// Pending and requeued jobs.
     pub fn waiting(&self) -> usize {
         self.lines.iter().map(|line| line.pending.len()).sum()
+    }
+
+    fn count(&mut self, kind: Kind) -> Option<&mut u32> {
+        match kind {
+            Kind::Busy => Some(&mut self.busy),
+            Kind::Phantom => Some(&mut self.phantom),
+            Kind::Starting => Some(&mut self.starting),
+            Kind::Started => None,
+        }
     }
 
     /// Its jobs that one pool is to serve.
@@ -225,6 +234,37 @@ pub(super) enum Counts {
     Not,
 }
 
+/// What an active worker adds to the counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Contribution {
+    group: Gx,
+    owner: Row,
+    /// Its pool, while no pod of it is in view.
+    unplaced: Option<Px>,
+    kind: Kind,
+}
+
+/// Which count of its group an active worker is in, beside `active`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// A running job names it.
+    Busy,
+    Phantom,
+    Starting,
+    Started,
+}
+
+impl Kind {
+    /// Of a worker that no running job names.
+    fn unnamed(worker: &WorkerEntry) -> Self {
+        match (worker.phantom, worker.row.status) {
+            (true, _) => Self::Phantom,
+            (false, Status::Pending) => Self::Starting,
+            (false, _) => Self::Started,
+        }
+    }
+}
+
 impl Snapshot {
     /// How a job counts in its group.
     pub(super) fn counts(&self, job: &JobEntry) -> Counts {
@@ -276,7 +316,7 @@ impl Snapshot {
             surplus_since: None,
             held: Backoff::default(),
             throttled: None,
-            due_at: Time::NEVER,
+            timer: Time::NEVER,
         });
         self.scopes[scope].groups.insert(labels.clone(), gx);
         gx
@@ -378,7 +418,7 @@ impl Snapshot {
             groups: BTreeMap::new(),
             last_group: None,
             home,
-            due_at: Time::NEVER,
+            timer: Time::NEVER,
         });
         let entry = &mut self.scopes[row];
         // An organisation and a repository may have the same number; neither takes the other's place.
@@ -416,16 +456,16 @@ impl Snapshot {
     }
 
     fn count_named(&mut self, id: JobId, runner: Arc<str>, sign: i32) {
-        let name = WorkerName(runner.clone());
+        let name = WorkerName(runner);
         let named_before = self.is_named(&name);
-        let jobs = self.runner_jobs.entry(runner.clone()).or_default();
+        let jobs = self.runner_jobs.entry(name.clone()).or_default();
         if sign > 0 {
             jobs.insert(id);
         } else {
             jobs.remove(&id);
         }
         if jobs.is_empty() {
-            self.runner_jobs.remove(&runner);
+            self.runner_jobs.remove(&name);
         }
         let named = self.is_named(&name);
         if named == named_before {
@@ -436,13 +476,14 @@ impl Snapshot {
             worker.registered = true;
         }
         if worker.is_active() {
-            let unnamed = unnamed_count(worker);
+            let unnamed = Kind::unnamed(worker);
             let worker = self.workers.get(&name).map(|worker| &worker.row);
             if let Some(gx) = worker.and_then(|row| self.group_of_row(row)) {
                 let group = &mut self.groups[gx as usize];
-                add(&mut group.busy, if named { 1 } else { -1 });
-                if let Some(count) = unnamed {
-                    add(count(group), if named { -1 } else { 1 });
+                for (kind, sign) in [(Kind::Busy, if named { 1 } else { -1 }), (unnamed, if named { -1 } else { 1 })] {
+                    if let Some(count) = group.count(kind) {
+                        add(count, sign);
+                    }
                 }
                 self.refresh(gx);
             }
@@ -452,33 +493,45 @@ impl Snapshot {
 
     /// Whether a running job names this worker as its runner.
     pub(crate) fn is_named(&self, name: &WorkerName) -> bool {
-        self.runner_jobs.contains_key(&name.0)
+        self.runner_jobs.contains_key(name)
+    }
+
+    /// Makes sure that there is a row for everything that a worker counts in.
+    pub(super) fn make_places_for(&mut self, worker: &Worker) {
+        self.group_of_worker(worker);
+        self.owner(worker.owner);
+        self.pool(&worker.pool);
+    }
+
+    /// What a worker that is in view counts as.
+    pub(super) fn contribution(&self, name: &WorkerName, worker: &WorkerEntry) -> Option<Contribution> {
+        if !worker.is_active() {
+            return None;
+        }
+        let unplaced = if self.pods.contains_key(name) { None } else { self.pool_ix.get(&worker.row.pool).copied() };
+        Some(Contribution {
+            group: self.group_of_row(&worker.row)?,
+            owner: self.owners.row_of(&worker.row.owner)?,
+            unplaced,
+            kind: if self.is_named(name) { Kind::Busy } else { Kind::unnamed(worker) },
+        })
     }
 
     /// Adds (`sign` 1) or takes back (-1) what a worker contributes.
-    pub(crate) fn count_worker(&mut self, name: &WorkerName, worker: &WorkerEntry, sign: i32) {
-        if !worker.is_active() {
-            return;
-        }
-        let gx = self.group_of_worker(&worker.row);
+    pub(super) fn count_worker(&mut self, counted: Option<Contribution>, sign: i32) {
+        let Some(Contribution { group: gx, owner: ox, unplaced, kind }) = counted else { return };
         add(&mut self.active_workers, sign);
-        let named = self.is_named(name);
-        let placed = self.pods.contains_key(name);
         let group = &mut self.groups[gx as usize];
         add(&mut group.active, sign);
-        if named {
-            add(&mut group.busy, sign);
-        } else if let Some(count) = unnamed_count(worker) {
-            add(count(group), sign);
+        if let Some(count) = group.count(kind) {
+            add(count, sign);
         }
         let scope = group.scope;
-        let ox = self.owner(worker.row.owner);
         let owner = &mut self.owners[ox];
         let had_room = owner.has_room();
         add(&mut owner.active, sign);
         let has_room = owner.has_room();
-        if !placed {
-            let px = self.pool(&worker.row.pool);
+        if let Some(px) = unplaced {
             self.pools[px as usize].unplaced += i64::from(sign);
         }
         add(&mut self.scopes[scope].active, sign);
@@ -538,15 +591,6 @@ impl Snapshot {
             self.owners[ox].cap = policy.cap(self.owners.id_of(ox));
             self.refresh_owner(ox);
         }
-    }
-}
-
-/// Which count of its group a worker that no running job names is in, beside `active`.
-fn unnamed_count(worker: &WorkerEntry) -> Option<fn(&mut Group) -> &mut u32> {
-    match (worker.phantom, worker.row.status) {
-        (true, _) => Some(|group| &mut group.phantom),
-        (false, Status::Pending) => Some(|group| &mut group.starting),
-        (false, _) => None,
     }
 }
 

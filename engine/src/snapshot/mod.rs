@@ -252,8 +252,8 @@ pub(crate) struct ScopeEntry {
     pub groups: BTreeMap<LabelSet, Gx>,
     /// The group that was asked for last: the next job is most often of the same.
     pub last_group: Option<Gx>,
-    /// When the rules are to look at it; [`Time::NEVER`]: they are not.
-    due_at: Time,
+    /// When the rules are to look at it by themselves; [`Time::NEVER`]: never.
+    timer: Time,
 }
 
 impl ScopeEntry {
@@ -276,8 +276,8 @@ pub(crate) struct InstallationEntry {
     pub failing_since: Option<Time>,
     /// Groups that wait for its limits.
     pub throttled: BTreeSet<Gx>,
-    /// When the rules are to look at its polls; `None`: they are not.
-    due_at: Option<Time>,
+    /// When the rules are to look at its polls by themselves; `None`: never.
+    timer: Option<Time>,
 }
 
 /// Calls in a row that found an installation gone or suspended.
@@ -360,10 +360,13 @@ pub struct Snapshot {
     pub(crate) pools: Vec<PoolState>,
     pub(crate) pool_ix: BTreeMap<Pool, Px>,
     /// Running jobs by the runner they name.
-    pub(crate) runner_jobs: BTreeMap<Arc<str>, BTreeSet<JobId>>,
-    due: BTreeSet<(Time, Key)>,
-    /// When each key is due that has no row to say so.
-    due_by_key: BTreeMap<Key, Time>,
+    pub(crate) runner_jobs: BTreeMap<WorkerName, BTreeSet<JobId>>,
+    /// What is due in the next decision.
+    touched: Due,
+    /// What is due later.
+    timers: BTreeSet<(Time, Key)>,
+    /// The timer of each key that has no row to say so.
+    timer_by_key: BTreeMap<Key, Time>,
     /// The store has been read once in full, and when the last reading began.
     pub(crate) synced_at: Option<Time>,
     /// When the last full pod listing was asked for.
@@ -400,8 +403,9 @@ impl Snapshot {
             pools: Vec::new(),
             pool_ix: BTreeMap::new(),
             runner_jobs: BTreeMap::new(),
-            due: BTreeSet::new(),
-            due_by_key: BTreeMap::new(),
+            touched: Due::default(),
+            timers: BTreeSet::new(),
+            timer_by_key: BTreeMap::new(),
             synced_at: None,
             pods_at: None,
             pods_in_flight: false,

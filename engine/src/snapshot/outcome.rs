@@ -128,7 +128,8 @@ impl Snapshot {
     pub(crate) fn forget_worker(&mut self, name: &WorkerName) {
         self.refund_mint(name);
         let Some(entry) = self.workers.remove(name) else { return };
-        self.count_worker(name, &entry, -1);
+        let counted = self.contribution(name, &entry);
+        self.count_worker(counted, -1);
         if let Some(scope) = self.scopes.get_mut(&entry.row.entity) {
             scope.workers.remove(name);
         }

@@ -16,7 +16,9 @@ impl Snapshot {
     }
 
     pub(crate) fn group_of_row(&self, row: &crate::facts::Worker) -> Option<Gx> {
-        self.scopes.get(&row.entity)?.groups.get(&row.labels).copied()
+        let scope = self.scopes.get(&row.entity)?;
+        let last = scope.last_group.filter(|&gx| self.groups[gx as usize].key.labels == row.labels);
+        last.or_else(|| scope.groups.get(&row.labels).copied())
     }
 
     pub(crate) fn installation(&mut self, id: InstallationId) -> &mut InstallationEntry {
