@@ -42,7 +42,6 @@ pub(crate) struct Turn<'a> {
     pub s: &'a mut Snapshot,
     pub policy: &'a Policy,
     pub now: Time,
-    pub due: Due,
     actions: Vec<Chosen>,
 }
 
@@ -52,17 +51,13 @@ impl<'a> Turn<'a> {
         let now = s.now.max(now);
         s.now = now;
         s.adopt_caps(policy);
-        let due = s.take_due(now).unwrap_or_default();
-        Self { s, policy, now, due, actions: Vec::new() }
+        s.take_due(now);
+        Self { s, policy, now, actions: Vec::new() }
     }
 
     /// Takes what the rules made due; whether there is any.
     fn again(&mut self) -> bool {
-        match self.s.take_due(self.now) {
-            Some(due) => self.due = due,
-            None => return false,
-        }
-        true
+        self.s.take_due(self.now)
     }
 
     fn end(self) -> Decision {
@@ -77,10 +72,15 @@ impl<'a> Turn<'a> {
 
     /// Has a rule look at each name that is due, in order.
     pub fn each_due_name(&mut self, look: impl Fn(&mut Self, &WorkerName)) {
-        let names = mem::take(&mut self.due.names);
-        for name in &names {
-            look(self, name);
+        self.each_due(|due| &mut due.names, look);
+    }
+
+    /// Has a rule look at each key of one kind that is due, in order.
+    pub fn each_due<T>(&mut self, kind: impl Fn(&mut Due) -> &mut Vec<T>, look: impl Fn(&mut Self, &T)) {
+        let keys = mem::take(kind(&mut self.s.due));
+        for key in &keys {
+            look(self, key);
         }
-        self.due.names = names;
+        *kind(&mut self.s.due) = keys;
     }
 }

@@ -27,29 +27,12 @@ macro_rules! number_id {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Eq, Debug)]
+        #[derive(Clone, Eq, PartialOrd, Ord, Debug)]
         pub struct $name(pub Arc<str>);
 
         impl PartialEq for $name {
             fn eq(&self, other: &Self) -> bool {
                 same(&self.0, &other.0)
-            }
-        }
-
-        /// By how they end, then as texts: names of one kind begin alike, and a comparison that finds the difference in one
-        /// step is most of what a map of them costs. No rule asks which of two comes first.
-        impl Ord for $name {
-            fn cmp(&self, other: &Self) -> Ordering {
-                if Arc::ptr_eq(&self.0, &other.0) {
-                    return Ordering::Equal;
-                }
-                end_of(&self.0).cmp(&end_of(&other.0)).then_with(|| self.0.cmp(&other.0))
-            }
-        }
-
-        impl PartialOrd for $name {
-            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-                Some(self.cmp(other))
             }
         }
 
@@ -86,11 +69,6 @@ macro_rules! text_id {
     };
 }
 
-/// The last eight bytes as a number; 0 for a text that is shorter.
-fn end_of(text: &str) -> u64 {
-    text.as_bytes().last_chunk().map_or(0, |end| u64::from_be_bytes(*end))
-}
-
 number_id!(
     /// A GitHub workflow job's id; positive. A re-run is a new id.
     JobId
@@ -116,10 +94,86 @@ number_id!(
     Epoch
 );
 
-text_id!(
-    /// A worker's name: its row's key, its pod's name and its runner's name.
-    WorkerName
-);
+/// A worker's name: its row's key, its pod's name and its runner's name.
+///
+/// Names are ordered by how they end, then as texts. They all begin alike and end in a random suffix, so that comparing two of
+/// them, which is most of what a map of them costs, is comparing two numbers. No rule asks which of two comes first.
+#[derive(Clone)]
+pub struct WorkerName {
+    end: u64,
+    text: Arc<str>,
+}
+
+impl WorkerName {
+    /// The name with this text, whoever gave it.
+    pub fn new(text: Arc<str>) -> Self {
+        let end = text.as_bytes().last_chunk().map_or(0, |end| u64::from_be_bytes(*end));
+        Self { end, text }
+    }
+
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The text, to be shared.
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+}
+
+impl PartialEq for WorkerName {
+    fn eq(&self, other: &Self) -> bool {
+        self.end == other.end && same(&self.text, &other.text)
+    }
+}
+
+impl Eq for WorkerName {}
+
+impl Ord for WorkerName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.end.cmp(&other.end).then_with(|| {
+            if Arc::ptr_eq(&self.text, &other.text) { Ordering::Equal } else { self.text.cmp(&other.text) }
+        })
+    }
+}
+
+impl PartialOrd for WorkerName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl core::hash::Hash for WorkerName {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl From<&str> for WorkerName {
+    fn from(text: &str) -> Self {
+        Self::new(Arc::from(text))
+    }
+}
+
+impl From<alloc::string::String> for WorkerName {
+    fn from(text: alloc::string::String) -> Self {
+        Self::new(Arc::from(text))
+    }
+}
+
+impl fmt::Display for WorkerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for WorkerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkerName({:?})", self.text)
+    }
+}
+
 text_id!(
     /// A pod's uid: the same name with another uid is another pod.
     PodUid

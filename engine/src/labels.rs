@@ -27,7 +27,7 @@ impl core::hash::Hash for LabelSet {
 impl LabelSet {
     /// The canonical form of any list of labels.
     pub fn new<S: AsRef<str>>(labels: impl IntoIterator<Item = S>) -> Self {
-        let mut all: Vec<Arc<str>> = labels.into_iter().map(|label| Arc::from(label.as_ref().to_lowercase())).collect();
+        let mut all: Vec<Arc<str>> = labels.into_iter().map(|label| lower_case(label.as_ref())).collect();
         all.sort();
         all.dedup();
         Self(all.into())
@@ -46,6 +46,15 @@ impl LabelSet {
     /// Whether every label of `other` is in this set: a runner with these labels may take such a job.
     pub fn covers(&self, other: &LabelSet) -> bool {
         other.iter().all(|label| self.contains(label))
+    }
+}
+
+/// Nearly all labels are written in lower case, and in ASCII, already.
+fn lower_case(label: &str) -> Arc<str> {
+    if label.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        Arc::from(label)
+    } else {
+        Arc::from(label.to_lowercase())
     }
 }
 
@@ -116,11 +125,15 @@ pub fn resolve<'a>(
     repository: &str,
     labels: &LabelSet,
 ) -> Option<(&'a Pool, &'a Image)> {
-    let repository = repository.to_lowercase();
+    let mut lower = None;
     for rule in rules {
         let named = match &rule.source {
             Source::Everybody => true,
-            Source::Only { owners, repositories } => owners.contains(&owner) || repositories.contains(&repository),
+            Source::Only { owners, repositories } => {
+                owners.contains(&owner)
+                    || !repositories.is_empty()
+                        && repositories.contains(lower.get_or_insert_with(|| repository.to_lowercase()))
+            }
         };
         if !named {
             continue;

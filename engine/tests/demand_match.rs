@@ -44,7 +44,7 @@ impl Rows {
                 rows.jobs
                     .values()
                     .filter(running)
-                    .any(|it| it.assignment.as_ref().is_some_and(|a| *a.runner == *name.0))
+                    .any(|it| it.assignment.as_ref().is_some_and(|a| *a.runner == *name.as_str()))
             };
             let anonymous = rows
                 .jobs

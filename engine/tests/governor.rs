@@ -298,7 +298,7 @@ fn hour_of(jobs: i64, minutes: i64) -> [u32; 4] {
                         calls[0] += 1;
                         runners.push(Runner {
                             id: RunnerId(runners.len() as i64 + 1),
-                            name: worker.name.0.clone(),
+                            name: worker.name.text().clone(),
                             online: true,
                             busy: true,
                         });

@@ -358,7 +358,7 @@ impl World {
         let ours = self.runners.iter().filter(|(_, runner)| runner.entity == entity);
         let runners = ours.map(|(name, runner)| Runner {
             id: RunnerId(runner.id),
-            name: name.0.clone(),
+            name: name.text().clone(),
             online: runner.online,
             // GitHub's `busy` lags.
             busy: runner.job.is_some() && !(self.faults && runner.id % 4 == 0),

@@ -56,6 +56,10 @@ pub struct Job {
     pub account: usize,
     /// Its repository's id.
     pub repo: i64,
+    /// Its repository's full name.
+    repo_name: String,
+    /// Its page.
+    url: String,
     /// What its runner must carry.
     pub labels: LabelSet,
     /// The label set's index in the plan.
@@ -161,6 +165,8 @@ pub struct Attempt {
 /// An account's side of things.
 #[derive(Clone, Debug)]
 pub struct Account {
+    /// Its name.
+    login: String,
     /// Its installation now.
     pub installation: i64,
     /// Not installed any more.
@@ -218,6 +224,7 @@ impl GitHub {
 impl Sim {
     pub(crate) fn set_up_github(&mut self) {
         let made = |account: &crate::plan::Account| Account {
+            login: format!("owner-{}", account.id),
             installation: account.installation,
             removed: false,
             removed_at: 0,
@@ -259,9 +266,12 @@ impl Sim {
     // ---- jobs
 
     pub(crate) fn queue_job(&mut self, id: i64, account: usize, repo: i64, set: usize, runs: i64, held: i64) {
+        let repo_name = self.repo_name(account, repo);
         let job = Job {
             account,
             repo: self.repo_id(account, repo),
+            url: format!("https://github.com/{repo_name}/actions/runs/1/job/{id}"),
+            repo_name,
             labels: LabelSet::new(&self.plan.world.labels[set]),
             set,
             runs,
@@ -357,7 +367,7 @@ impl Sim {
         entry.job = Some(id);
         entry.idle_since = None;
         entry.busy_from = now + lag;
-        let name = entry.name.0.clone();
+        let name = entry.name.text().clone();
         let labels = entry.labels.clone();
         let Some(job) = self.github.jobs.get_mut(&id) else { return };
         job.state = JobState::Running;
@@ -423,7 +433,7 @@ impl Sim {
             // Ephemeral: the entry goes with its one job, and the process ends.
             self.forget_runner(runner);
             let wait = self.rng.between(SECOND, 3 * SECOND);
-            self.after(wait, Event::RunnerExits { pod: WorkerName(name), runner, code: 0 });
+            self.after(wait, Event::RunnerExits { pod: WorkerName::new(name), runner, code: 0 });
         }
         self.send_job(id, "completed");
     }
@@ -610,22 +620,19 @@ impl Sim {
                 let Some(known) = self.github.jobs.get(&job) else { return 200 };
                 let account = &self.plan.world.account[known.account];
                 let time = |at: i64| self.abs(at);
-                let repo = self.repo_name(known.account, known.repo % 100);
-                let login = format!("owner-{}", account.id);
-                let url = format!("https://github.com/{repo}/actions/runs/1/job/{job}");
                 let facts = WorkflowJob {
                     action,
                     job_id: Some(job),
-                    html_url: Some(&url),
+                    html_url: Some(&known.url),
                     labels: known.labels.iter().collect(),
                     created_at: Some(time(known.created)),
                     started_at: started.map(time),
                     completed_at: ended.map(time),
                     runner_name: runner.as_deref(),
                     repo_id: Some(known.repo),
-                    repo_full_name: Some(&repo),
+                    repo_full_name: Some(&known.repo_name),
                     owner_id: Some(account.id),
-                    owner_login: Some(&login),
+                    owner_login: Some(&self.github.accounts[known.account].login),
                     owner_type: Some(if account.user { "User" } else { "Organization" }),
                     installation_id: installation,
                 };
@@ -752,7 +759,7 @@ impl Sim {
             let mut runners: Vec<Runner> = fresh
                 .map(|(&id, it)| Runner {
                     id: RunnerId(id),
-                    name: it.name.0.clone(),
+                    name: it.name.text().clone(),
                     online: it.online,
                     busy: it.job.is_some() && now >= it.busy_from,
                 })
@@ -761,7 +768,7 @@ impl Sim {
                 let lately = sim.github.gone.iter().filter(|(at, it, _)| it.entity == entity && now - at < 5 * SECOND);
                 runners.extend(lately.map(|(_, it, id)| Runner {
                     id: RunnerId(*id),
-                    name: it.name.0.clone(),
+                    name: it.name.text().clone(),
                     online: false,
                     busy: false,
                 }));

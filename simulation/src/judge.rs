@@ -737,7 +737,7 @@ impl Sim {
             }
             let status = row.status;
             let late = state == JobState::Done && !status.is_ended();
-            let named = row.assignment.as_ref().map(|it| WorkerName(it.runner.clone()));
+            let named = row.assignment.as_ref().map(|it| WorkerName::new(it.runner.clone()));
             let ours = named.is_some_and(|name| self.store.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
             let waits = state == JobState::Queued && status == Status::Running && !row.is_requeued();
             let poor = self.jobs_of(account) * 40 > i64::from(self.github.accounts[account].limit);

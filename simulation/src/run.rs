@@ -1,7 +1,7 @@
 //! The loop: one queue of events in simulated time, and everything that they change.
 
 use std::{
-    cmp::Reverse,
+    cmp::Ordering,
     collections::{BTreeMap, BinaryHeap},
     sync::Arc,
 };
@@ -157,20 +157,48 @@ fn action_only_reads(action: &Action) -> bool {
 
 /// What is planned, earliest first; of one time, what was planned first.
 ///
-/// The heap moves keys of sixteen bytes and no events: those lie still in `slots`.
+/// The heap moves small keys and no events: those lie still in `slots`.
 #[derive(Default)]
 struct Queue {
-    heap: BinaryHeap<Reverse<u128>>,
+    heap: BinaryHeap<Planned>,
     slots: Vec<Option<Event>>,
     free: Vec<u32>,
     serial: u64,
 }
 
+/// When an event comes, and where it lies.
+struct Planned {
+    /// Its time, and when it was planned among those of one time.
+    key: u64,
+    slot: u32,
+}
+
+impl Ord for Planned {
+    /// The heap gives the greatest first: that is the earliest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.key.cmp(&self.key)
+    }
+}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Planned {}
+
 impl Queue {
-    /// Bits of a key that say where its event lies: more than can ever wait at one time.
-    const SLOT: u32 = 24;
-    /// Bits that say when it was planned, among those of one time: more than a run has.
-    const SERIAL: u32 = 40;
+    /// Bits of a key that say when its event was planned, among those of one time: more than a run has.
+    const SERIAL: u32 = 28;
+    /// The latest time that a key can say, two years: nothing later happens in any world.
+    const LATEST: i64 = (1 << (63 - Self::SERIAL)) - 1;
 
     fn push(&mut self, at: i64, event: Event) {
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
@@ -179,16 +207,15 @@ impl Queue {
             None => self.slots.push(Some(event)),
         }
         self.serial += 1;
-        let order = u128::from(self.serial) << Self::SLOT | u128::from(slot);
-        self.heap.push(Reverse((at as u128) << (Self::SLOT + Self::SERIAL) | order));
+        assert!(self.serial < 1 << Self::SERIAL, "a run of more events than their order can be told of");
+        self.heap.push(Planned { key: (at.min(Self::LATEST) as u64) << Self::SERIAL | self.serial, slot });
     }
 
     fn pop(&mut self) -> Option<(i64, Event)> {
-        let Reverse(key) = self.heap.pop()?;
-        let slot = key as u32 & ((1 << Self::SLOT) - 1);
+        let Planned { key, slot } = self.heap.pop()?;
         self.free.push(slot);
         let event = self.slots[slot as usize].take()?;
-        Some(((key >> (Self::SLOT + Self::SERIAL)) as i64, event))
+        Some(((key >> Self::SERIAL) as i64, event))
     }
 }
 
@@ -201,6 +228,8 @@ pub struct Sim {
     /// Milliseconds since the world's start.
     pub now: i64,
     queue: Queue,
+    /// Whether there is a window for each fault at all.
+    armed: [bool; Fault::ALL.len()],
     /// GitHub.
     pub github: GitHub,
     /// The cluster.
@@ -254,6 +283,7 @@ impl Sim {
             rng: Rng::new(plan.seed ^ 0x5eed),
             now: 0,
             queue: Queue::default(),
+            armed: std::array::from_fn(|fault| plan.window.iter().any(|it| it.fault as usize == fault)),
             github: GitHub::default(),
             cluster: Cluster::default(),
             store: Store::default(),
@@ -384,7 +414,7 @@ impl Sim {
     /// Whether a fault strikes this call.
     pub(crate) fn strikes(&mut self, fault: Fault) -> bool {
         let (now, plan) = (self.now, &self.plan);
-        if now >= plan.quiet_at {
+        if now >= plan.quiet_at || !self.armed[fault as usize] {
             return false;
         }
         let window = plan.window.iter().find(|it| it.fault == fault && it.from <= now && now < it.until);

@@ -18,7 +18,7 @@ const ORPHAN_LOOK: Span = Span::mins(1);
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
     turn.each_due_name(look);
-    if turn.due.pod_list {
+    if turn.s.due.pod_list {
         list_pods(turn);
     }
 }

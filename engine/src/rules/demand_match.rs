@@ -5,7 +5,6 @@
 //! one moves on to its next pending job for the rest of the decision.
 
 use alloc::collections::BTreeSet;
-use core::mem;
 
 use crate::{
     decide::Turn,
@@ -17,15 +16,7 @@ use crate::{
 };
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    for gx in mem::take(&mut turn.due.groups) {
-        let group = &mut turn.s.groups[gx as usize];
-        group.throttled = None;
-        let held = group.held.until;
-        turn.s.refresh(gx);
-        if held > turn.now {
-            turn.s.wake(Key::Group(gx), held);
-        }
-    }
+    turn.each_due(|due| &mut due.groups, |turn, &gx| release(turn, gx));
     // Without a view of nodes, pods and rows there is no telling what fits (S16).
     if !turn.s.nodes_known || turn.s.pods_at.is_none() || turn.s.synced_at.is_none() {
         return;
@@ -41,6 +32,17 @@ pub(crate) fn run(turn: &mut Turn<'_>) {
             line.visited = None;
         }
         turn.s.refresh(gx);
+    }
+}
+
+/// A group that was held back may take its turn again, unless the store's refusal still holds it.
+fn release(turn: &mut Turn<'_>, gx: Gx) {
+    let group = &mut turn.s.groups[gx as usize];
+    group.throttled = None;
+    let held = group.held.until;
+    turn.s.refresh(gx);
+    if held > turn.now {
+        turn.s.wake(Key::Group(gx), held);
     }
 }
 

@@ -4,7 +4,6 @@
 //! within the installation's budget: doubtful jobs first, then the one longest not looked at.
 
 use alloc::vec::Vec;
-use core::mem;
 
 use crate::{
     decide::Turn,
@@ -20,13 +19,14 @@ use crate::{
 const GONE_PROOF: Span = Span::secs(15);
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    for id in mem::take(&mut turn.due.jobs) {
-        write_finding(turn, id);
-    }
-    for id in mem::take(&mut turn.due.polls) {
-        fail_jobs_of_gone_installation(turn, id);
-        poll(turn, id);
-    }
+    turn.each_due(|due| &mut due.jobs, |turn, &id| write_finding(turn, id));
+    turn.each_due(
+        |due| &mut due.polls,
+        |turn, &id| {
+            fail_jobs_of_gone_installation(turn, id);
+            poll(turn, id);
+        },
+    );
 }
 
 fn write_finding(turn: &mut Turn<'_>, id: JobId) {

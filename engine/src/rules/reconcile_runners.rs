@@ -30,15 +30,18 @@ const RUNNERS_A_PAGE: u32 = 100;
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
     turn.each_due_name(health);
-    for entity in mem::take(&mut turn.due.scopes) {
-        // A listing is gone through once, not whenever one of its entity's workers moves on.
-        let news = turn.s.scopes.get_mut(&entity).is_some_and(|scope| mem::take(&mut scope.news));
-        if news {
-            delete_leftovers(turn, entity);
-            raise_doubts(turn, entity);
-        }
-        list(turn, entity);
-    }
+    turn.each_due(
+        |due| &mut due.scopes,
+        |turn, &entity| {
+            // A listing is gone through once, not whenever one of its entity's workers moves on.
+            let news = turn.s.scopes.get_mut(&entity).is_some_and(|scope| mem::take(&mut scope.news));
+            if news {
+                delete_leftovers(turn, entity);
+                raise_doubts(turn, entity);
+            }
+            list(turn, entity);
+        },
+    );
 }
 
 /// Judges one active worker.

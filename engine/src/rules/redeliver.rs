@@ -1,7 +1,6 @@
 //! redeliver: have GitHub deliver again what ghfe did not answer with 2xx (GitHub never repeats by itself).
 
 use alloc::vec::Vec;
-use core::mem;
 
 use crate::{
     decide::Turn,
@@ -21,10 +20,13 @@ const OVERLAP: Span = Span::mins(5);
 const KEPT: Span = Span::hours(72);
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
-    for app in mem::take(&mut turn.due.deliveries) {
-        repeat(turn, app);
-        read(turn, app);
-    }
+    turn.each_due(
+        |due| &mut due.deliveries,
+        |turn, &app| {
+            repeat(turn, app);
+            read(turn, app);
+        },
+    );
 }
 
 fn is_given_up(failed: &Failed, now: Time) -> bool {

@@ -90,7 +90,7 @@ pub(crate) fn delete_runner(turn: &mut Turn<'_>, entity: EntityId, name: &Worker
         runner.in_flight = true;
     }
     let installation = target.installation;
-    let action = Action::DeleteRunner { scope: target, id, name: name.0.clone() };
+    let action = Action::DeleteRunner { scope: target, id, name: name.text().clone() };
     turn.act(Flight::DeleteRunner(entity, name.clone(), installation), action, reason);
 }
 

@@ -192,7 +192,7 @@ impl Snapshot {
     /// A job that names a runner proves that the runner registered.
     fn note_runner(&mut self, job: &Job) {
         let Some(assignment) = &job.assignment else { return };
-        let name = WorkerName(assignment.runner.clone());
+        let name = WorkerName::new(assignment.runner.clone());
         if let Some(worker) = self.workers.get_mut(&name) {
             worker.registered = true;
         }
@@ -265,7 +265,7 @@ impl Snapshot {
             return;
         }
         let Some(assignment) = job.assignment() else { return };
-        let name = WorkerName(assignment.runner.clone());
+        let name = WorkerName::new(assignment.runner.clone());
         if let Some(worker) = self.workers.get(&name)
             && worker.row.status.is_ended()
         {

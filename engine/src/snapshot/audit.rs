@@ -211,7 +211,7 @@ impl Snapshot {
         let mut polls: BTreeMap<Row, Polls> = BTreeMap::new();
         for (&id, job) in self.jobs.iter() {
             if let Counts::On(runner) = self.counts(job) {
-                runner_jobs.entry(WorkerName(runner)).or_default().insert(id);
+                runner_jobs.entry(WorkerName::new(runner)).or_default().insert(id);
             }
             if let Some((installation, doubtful, due)) = job.poll_key() {
                 polls.entry(installation).or_default().insert(doubtful, due, id);

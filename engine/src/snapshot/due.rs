@@ -76,6 +76,17 @@ impl Due {
         none && deliveries.is_empty() && groups.is_empty()
     }
 
+    fn clear(&mut self) {
+        let Self { jobs, polls, scopes, names, pod_list, deliveries, groups } = self;
+        jobs.clear();
+        polls.clear();
+        scopes.clear();
+        names.clear();
+        *pod_list = false;
+        deliveries.clear();
+        groups.clear();
+    }
+
     fn sort(&mut self) {
         sort(&mut self.jobs);
         sort(&mut self.polls);
@@ -171,8 +182,8 @@ impl Snapshot {
         }
     }
 
-    /// Takes everything that is due at `now`; `None` when nothing is.
-    pub(crate) fn take_due(&mut self, now: Time) -> Option<Due> {
+    /// Puts everything that is due at `now` into `due`, in place of what was there; whether there is anything.
+    pub(crate) fn take_due(&mut self, now: Time) -> bool {
         while let Some((at, _)) = self.timers.first()
             && *at <= now
         {
@@ -180,12 +191,13 @@ impl Snapshot {
             self.set_timer(&key, Time::NEVER);
             self.touched.note(key);
         }
+        self.due.clear();
         if self.touched.is_empty() {
-            return None;
+            return false;
         }
-        let mut due = mem::take(&mut self.touched);
-        due.sort();
-        Some(due)
+        mem::swap(&mut self.touched, &mut self.due);
+        self.due.sort();
+        true
     }
 
     /// When the next thing falls due; now, or earlier, when something has been touched.

@@ -456,7 +456,7 @@ impl Snapshot {
     }
 
     fn count_named(&mut self, id: JobId, runner: Arc<str>, sign: i32) {
-        let name = WorkerName(runner);
+        let name = WorkerName::new(runner);
         let named_before = self.is_named(&name);
         let jobs = self.runner_jobs.entry(name.clone()).or_default();
         if sign > 0 {

@@ -361,7 +361,9 @@ pub struct Snapshot {
     pub(crate) pool_ix: BTreeMap<Pool, Px>,
     /// Running jobs by the runner they name.
     pub(crate) runner_jobs: BTreeMap<WorkerName, BTreeSet<JobId>>,
-    /// What is due in the next decision.
+    /// What this decision looks at, or the last one has looked at.
+    pub(crate) due: Due,
+    /// What the next one will look at.
     touched: Due,
     /// What is due later.
     timers: BTreeSet<(Time, Key)>,
@@ -403,6 +405,7 @@ impl Snapshot {
             pools: Vec::new(),
             pool_ix: BTreeMap::new(),
             runner_jobs: BTreeMap::new(),
+            due: Due::default(),
             touched: Due::default(),
             timers: BTreeSet::new(),
             timer_by_key: BTreeMap::new(),

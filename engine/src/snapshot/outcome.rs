@@ -280,7 +280,7 @@ impl Snapshot {
         }
         let mut old = core::mem::take(&mut scope.runners);
         for runner in &listing.runners {
-            let name = WorkerName(runner.name.clone());
+            let name = WorkerName::new(runner.name.clone());
             if WorkerName::entity_of(name.as_str(), self.realm) != Some(entity) {
                 continue;
             }
@@ -308,8 +308,13 @@ impl Snapshot {
         for (name, runner) in old.into_iter().filter(|(_, runner)| runner.seen_at >= asked_at) {
             scope.runners.entry(name).or_insert(runner);
         }
-        for name in scope.workers.clone() {
-            self.observe_runner(entity, &name, asked_at);
+        // Observing a worker makes none and forgets none.
+        let workers = core::mem::take(&mut scope.workers);
+        for name in &workers {
+            self.observe_runner(entity, name, asked_at);
+        }
+        if let Some(scope) = self.scopes.get_mut(&entity) {
+            scope.workers = workers;
         }
     }
 

@@ -864,7 +864,7 @@ impl Look<'_> {
                 self.hold("L2 made-up", id, unknown, limit, || format!("job {id} is not known"));
                 let Some(row) = row else { continue };
                 let done = matches!(job.state, JobState::Completed(_));
-                let named = row.assignment.as_ref().map(|it| WorkerName(it.runner.clone()));
+                let named = row.assignment.as_ref().map(|it| WorkerName::new(it.runner.clone()));
                 let ours =
                     named.is_some_and(|name| self.database.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
                 let poor = poor.contains(&account);

@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use simulation::cli::{End, command};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: fast run --seed N [--profile P] [--trace FILE]
        fast sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
        fast metamorphic --seeds A..B [--profile P] [--jobs J] [--json]

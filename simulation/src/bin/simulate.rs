@@ -7,6 +7,9 @@ use std::{
 
 use simulation::cli::{End, command};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profile P] [--trace FILE]
        cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
        cargo sim replay FILE [--seed N] [--policy FILE]... [--json]
