@@ -219,8 +219,8 @@ impl Rows {
         let in_group = |worker: &&Worker| {
             !worker.status.is_ended() && worker.entity == like.entity && worker.labels == like.labels
         };
-        // In order of their names, as the rows are.
         let mut free: Vec<&str> = self.workers().filter(in_group).map(|worker| worker.name.as_str()).collect();
+        free.sort_unstable();
         let (mut pending, mut anonymous) = (0, 0);
         for job in self.jobs().filter(|job| !job.status.is_ended()) {
             let waits = job.status == Status::Pending || job.is_requeued();

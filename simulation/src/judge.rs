@@ -266,7 +266,7 @@ impl Sim {
         // Rows are in order of their names.
         for job in self.store.rows.jobs().filter(|job| job.status == Status::Running && !job.is_requeued()) {
             if let Some(assignment) = &job.assignment
-                && let Ok(at) = free.binary_search_by(|name| name.as_str().cmp(&assignment.runner))
+                && let Ok(at) = free.binary_search(&&WorkerName::new(assignment.runner.clone()))
             {
                 free.remove(at);
             }

@@ -603,6 +603,10 @@ impl Sim {
                     format!("scheduler {s}, by the engine's own check: {}", violation.what),
                 );
             }
+            let differences = self.schedulers[s].snapshot.as_ref().map(|snapshot| snapshot.audit()).unwrap_or_default();
+            for difference in differences {
+                self.breaks("engine audit", format!("scheduler {s}: {difference}"));
+            }
         }
         for chosen in decision.actions {
             self.carry_out(s, chosen);

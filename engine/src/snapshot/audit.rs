@@ -12,7 +12,7 @@ use core::fmt::Debug;
 
 use super::{Flight, Gx, Key, Polls, Px, Row, Snapshot, Stage, WorkerEntry, index::Counts};
 use crate::{
-    facts::{App, PodPhase},
+    facts::{App, PodPhase, Status},
     ids::{EntityId, InstallationId, JobId, OwnerId, Pool, Time, WorkerName},
 };
 
@@ -75,7 +75,7 @@ impl Snapshot {
                 continue;
             };
             let named = self.is_named(name);
-            let starting = !named && !worker.phantom && worker.row.status == crate::facts::Status::Pending;
+            let starting = !named && !worker.phantom && worker.row.status == Status::Pending;
             let of = workers.entry(gx).or_default();
             for (count, adds) in of.iter_mut().zip([true, named, !named && worker.phantom, starting]) {
                 *count += u32::from(adds);
@@ -358,6 +358,10 @@ impl Snapshot {
             Stage::Found | Stage::Ready => false,
         };
         let pending = self.pods.get(name).is_some_and(|pod| pod.fact.phase == PodPhase::Pending);
-        provisioning || worker.removing.is_some() || pending
+        // Nobody can be asked about its runner, so no listing will bring it up.
+        let unasked = self.scopes.get(&worker.row.entity).is_some_and(|scope| scope.gone.is_some());
+        let running = self.pods.get(name).is_some_and(|pod| pod.fact.phase == PodPhase::Running);
+        let forgotten = unasked && running && worker.row.status == Status::Running && !self.is_named(name);
+        provisioning || worker.removing.is_some() || pending || forgotten
     }
 }

@@ -386,6 +386,7 @@ impl Snapshot {
         let new = self.scopes[row].scope.installation;
         let Some(old) = old.filter(|&old| old != new) else { return row };
         self.touch(Key::Scope(entity));
+        self.touch_workers_of(entity);
         let polls = self.installations.get(&old).map(|entry| &entry.polls);
         let of_entity = |id: &JobId| self.jobs.get(id).is_some_and(|job| self.groups[job.group as usize].scope == row);
         let jobs: Vec<JobId> = polls.into_iter().flat_map(|polls| polls.jobs()).filter(of_entity).collect();

@@ -1,5 +1,7 @@
 //! How actions end, and what their ends say.
 
+use alloc::vec::Vec;
+
 use super::{Failed, Finding, Flight, Gone, Key, RunnerEntry, Snapshot, Stage};
 use crate::{
     decision::{JobFailure, WorkerFailure, Write},
@@ -251,11 +253,6 @@ impl Snapshot {
         let (now, timeouts) = (self.now, self.timeouts);
         let Some(scope) = self.scopes.get_mut(&entity) else { return };
         scope.in_flight = false;
-        // The App may have been installed anew since it was asked.
-        if scope.scope.installation == installation {
-            let gone = matches!(answer.result, Err(GitHubError::InstallationGone));
-            scope.gone = gone.then(|| scope.gone.unwrap_or(now));
-        }
         match &answer.result {
             Ok(_) => {
                 scope.backoff.clear();
@@ -263,11 +260,35 @@ impl Snapshot {
             }
             Err(_) => scope.backoff.fail(now, &timeouts),
         }
+        self.note_gone(entity, installation, matches!(answer.result, Err(GitHubError::InstallationGone)));
         self.answered(installation, &answer);
         if let Ok(listing) = answer.result {
             self.apply_runners(entity, &listing);
         }
         self.touch(Key::Scope(entity));
+    }
+
+    /// Notes whether a scope's App is installed, as a call through `installation` has shown. It may have been installed
+    /// anew since that call.
+    fn note_gone(&mut self, entity: EntityId, installation: InstallationId, gone: bool) {
+        let now = self.now;
+        let Some(scope) = self.scopes.get_mut(&entity).filter(|scope| scope.scope.installation == installation) else {
+            return;
+        };
+        let known = scope.gone;
+        scope.gone = gone.then(|| known.unwrap_or(now));
+        if gone != known.is_some() {
+            self.touch_workers_of(entity);
+        }
+    }
+
+    /// What is judged by whether an entity's runners can be asked about is to be judged anew.
+    pub(super) fn touch_workers_of(&mut self, entity: EntityId) {
+        let names: Vec<WorkerName> =
+            self.scopes.get(&entity).into_iter().flat_map(|it| it.workers.iter().cloned()).collect();
+        for name in names {
+            self.touch(Key::Name(name));
+        }
     }
 
     fn apply_runners(&mut self, entity: EntityId, listing: &RunnerListing) {
@@ -465,8 +486,8 @@ impl Snapshot {
             runner.busy |= matches!(answer.result, Err(GitHubError::RunnerBusy));
             scope.want(now);
         }
-        if scope.scope.installation == installation && matches!(answer.result, Err(GitHubError::InstallationGone)) {
-            scope.gone = scope.gone.or(Some(now));
+        if matches!(answer.result, Err(GitHubError::InstallationGone)) {
+            self.note_gone(entity, installation, true);
         }
         self.answered(installation, &answer);
         if let Some(worker) = self.workers.get_mut(name).filter(|_| gone) {
@@ -490,7 +511,7 @@ impl Snapshot {
         self.touch(Key::PodList);
     }
 
-    fn deliveries_listed(&mut self, app: App, answer: GitHubAnswer<alloc::vec::Vec<Delivery>>) {
+    fn deliveries_listed(&mut self, app: App, answer: GitHubAnswer<Vec<Delivery>>) {
         let (now, timeouts) = (self.now, self.timeouts);
         let Some(entry) = self.apps.get_mut(&app) else { return };
         entry.in_flight = false;
@@ -542,7 +563,7 @@ impl Failed {
 
 impl super::AppEntry {
     /// Keeps what has failed and not succeeded since.
-    fn note_deliveries(&mut self, mut deliveries: alloc::vec::Vec<Delivery>) {
+    fn note_deliveries(&mut self, mut deliveries: Vec<Delivery>) {
         deliveries.sort_by_key(|delivery| (delivery.delivered_at, delivery.id));
         for delivery in deliveries {
             if delivery.ok {
