@@ -22,15 +22,18 @@ ALTER TABLE workers
     ADD COLUMN changed_xid  xid8 NOT NULL DEFAULT pg_current_xact_id();
 
 -- Rows that were there before. An organisation is its own owner; a user's id was not kept, so what users had under way
--- counts together as nobody's, until it ends. Labels become the canonical set that new rows have: lower case, by bytes.
+-- counts together as nobody's, until it ends. Labels become the canonical set that new rows have: lower case, by bytes;
+-- what is no list stays as it is, for one odd row must not keep the others from being served.
 UPDATE jobs SET owner_id = CASE entity_type WHEN 'Organization' THEN entity_id ELSE 0 END,
     completed_at = CASE WHEN status IN ('completed', 'failed') THEN updated_at END,
-    job_labels = COALESCE((SELECT jsonb_agg(DISTINCT lower(label) COLLATE "C" ORDER BY lower(label) COLLATE "C")
-                           FROM jsonb_array_elements_text(job_labels) AS label), '[]');
+    job_labels = CASE jsonb_typeof(job_labels) WHEN 'array' THEN
+        COALESCE((SELECT jsonb_agg(DISTINCT lower(label) COLLATE "C" ORDER BY lower(label) COLLATE "C")
+                  FROM jsonb_array_elements_text(job_labels) AS label), '[]') ELSE job_labels END;
 UPDATE workers SET owner_id = CASE entity_type WHEN 'Organization' THEN entity_id ELSE 0 END,
     completed_at = CASE WHEN status IN ('completed', 'failed') THEN COALESCE(completed_at, updated_at) END,
-    job_labels = COALESCE((SELECT jsonb_agg(DISTINCT lower(label) COLLATE "C" ORDER BY lower(label) COLLATE "C")
-                           FROM jsonb_array_elements_text(job_labels) AS label), '[]');
+    job_labels = CASE jsonb_typeof(job_labels) WHEN 'array' THEN
+        COALESCE((SELECT jsonb_agg(DISTINCT lower(label) COLLATE "C" ORDER BY lower(label) COLLATE "C")
+                  FROM jsonb_array_elements_text(job_labels) AS label), '[]') ELSE job_labels END;
 ALTER TABLE jobs ALTER COLUMN owner_id SET NOT NULL;
 ALTER TABLE workers ALTER COLUMN owner_id SET NOT NULL;
 

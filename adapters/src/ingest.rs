@@ -99,6 +99,12 @@ impl Ingest {
         }
     }
 
+    /// Resolves when the task that records is over, by a panic: from then on nothing is recorded, and the process must be
+    /// started anew.
+    pub async fn ended(&self) {
+        self.queue.closed().await;
+    }
+
     /// What the process tells its operators of the store.
     pub(crate) fn notices(&self) -> &Notices {
         &self.notices
@@ -150,5 +156,56 @@ async fn commit_all(store: &dyn Store, batch: Vec<Waiting>, counts: &Counts, not
             // An asker that gave up is answered by GitHub's next delivery of the same.
             let _ = asker.send(result.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::intake::{self, Intake, WorkflowJob};
+
+    use super::*;
+    use crate::frail::{Frail, Panics};
+
+    fn job() -> Job {
+        let facts = WorkflowJob {
+            action: "queued",
+            job_id: Some(1),
+            html_url: Some("https://github.com/o/r/actions/runs/1/job/1"),
+            labels: vec!["ubuntu-24.04-riscv"],
+            created_at: None,
+            started_at: None,
+            completed_at: None,
+            runner_name: None,
+            repo_id: Some(2),
+            repo_full_name: Some("o/r"),
+            owner_id: Some(3),
+            owner_login: Some("o"),
+            owner_type: Some("Organization"),
+            installation_id: Some(4),
+        };
+        let (policy, _) = crate::config::built_in(engine::ids::Realm::Prod).unwrap();
+        match intake::read(&facts, &policy, engine::ids::Time::ZERO) {
+            Ok(Intake::Record(job)) => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn when_the_recording_task_dies_its_deliveries_are_not_answered_2xx_and_the_process_learns_of_it() {
+        let ingest = Ingest::new(Arc::new(Frail(Panics::Recording)), 10);
+        assert!(timeout(Duration::from_millis(10), ingest.ended()).await.is_err(), "it lives");
+        let answer = ingest.record(job()).await;
+        assert!(matches!(answer, Err(IngestError::Store(StoreError::Unavailable { .. }))), "{answer:?}");
+        ingest.ended().await;
+        assert!(ingest.record(job()).await.is_err(), "nor are later ones");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_does_not_end_it() {
+        let ingest = Ingest::new(Arc::new(Frail(Panics::Reading)), 10);
+        for _ in 0..3 {
+            assert!(matches!(ingest.record(job()).await, Err(IngestError::Store(_))));
+        }
+        assert!(timeout(Duration::from_millis(10), ingest.ended()).await.is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! Thin clients and servers: they carry facts to the engine and carry out what it decided.
 
 pub mod config;
+#[cfg(test)]
+mod frail;
 pub mod ghfe;
 pub mod github;
 pub mod ingest;

@@ -146,6 +146,27 @@ fn s8_what_executes_a_job_is_taken_away() {
 }
 
 #[test]
+fn s8_a_listing_from_before_the_app_went_keeps_a_pod_for_as_long_as_a_job_may_take() {
+    let mut bench = Bench::new(1);
+    bench.later(Span::secs(1));
+    bench.find_worker(Status::Running, PodPhase::Running);
+    bench.listed(&[(OURS, true, true)]);
+    let listing = |action: &Action| matches!(action, Action::ListRunners(_));
+    bench.tick(Span::mins(2));
+    let chosen = bench.expect("the next listing", listing);
+    bench.answer(chosen.id, Outcome::RunnersListed(refused(GitHubError::InstallationGone)));
+    bench.later(Span(bench.policy.timeouts.gone.0 - 1));
+    assert_eq!(broken(&bench, [delete_pod(OURS)]), BTreeSet::from(["S8 never-kill-busy"]), "it may still run");
+    bench.later(Span(1));
+    assert_eq!(broken(&bench, [delete_pod(OURS)]), BTreeSet::new(), "no job runs for so long, and nobody can be asked");
+    // Once anything else is answered it counts again.
+    bench.decide();
+    let chosen = bench.expect("another listing", listing);
+    bench.answer(chosen.id, Outcome::RunnersListed(away()));
+    assert_eq!(broken(&bench, [delete_pod(OURS)]), BTreeSet::from(["S8 never-kill-busy"]));
+}
+
+#[test]
 fn s9_a_worker_that_no_job_asked_for() {
     let wrong: [fn(&mut Worker); 2] =
         [|worker| worker.image = Image::from("ubuntu-26.04"), |worker| worker.pool = Pool::from("other")];

@@ -3,6 +3,7 @@
 mod support;
 
 use engine::{
+    decide::decide,
     decision::{Action, Reason, WorkerFailure, Write},
     facts::*,
     ids::*,
@@ -203,6 +204,35 @@ const CASES: &[Case] = &[
         assert_eq!(bench.find(listing), None);
         bench.tick(Span(1));
         assert!(bench.find(listing).is_some());
+    }),
+    ("no listing before its shortest pause is over, however many are missed, and then one for all of them", |bench| {
+        let listing = |action: &Action| matches!(action, Action::ListPods);
+        bench.tick(Span::mins(5));
+        bench.answer_reads();
+        let listed_at = bench.now;
+        for (i, suffix) in ('a'..='n').enumerate() {
+            let name = format!("rise-riscv-runner-1-{}", String::from(suffix).repeat(9));
+            bench.apply(Change::Worker(worker(&name, 1, listed_at + Span::secs(i as i64))));
+            bench.tick(Span::secs(1));
+            assert_eq!(bench.find(listing), None, "{suffix}");
+        }
+        let wakes = decide(&mut bench.snapshot, &bench.policy, bench.now).wake_at;
+        assert_eq!(wakes, Some(listed_at + bench.policy.timeouts.pods_doubt), "it is not slept through");
+        bench.tick(Span::secs(1));
+        assert_eq!(bench.open.iter().filter(|chosen| listing(&chosen.action)).count(), 1);
+        let lost = Reason::WorkerFailed(WorkerFailure::ProvisioningInterrupted);
+        bench.answer_reads();
+        bench.decide();
+        assert_eq!(bench.open.iter().filter(|chosen| chosen.reason == lost).count(), 14);
+    }),
+    ("with nobody missed the next listing is 5 minutes away, though the shortest pause is over", |bench| {
+        bench.tick(Span::mins(5));
+        bench.answer_reads();
+        bench.tick(Span::secs(15));
+        bench.tick(Span(Span::mins(5).0 - 15_001));
+        assert_eq!(bench.find(|action| matches!(action, Action::ListPods)), None);
+        bench.tick(Span(1));
+        assert!(bench.why(&Reason::PodViewDoubt).is_some());
     }),
     ("a worker is forgotten 10 minutes after nothing of it is left, on GitHub too", |bench| {
         ended(bench, Some(WorkerFailure::PodVanished), PodPhase::Failed);

@@ -3,6 +3,7 @@
 mod support;
 
 use engine::{
+    decide::decide,
     decision::{Action, Reason, WorkerFailure},
     facts::*,
     ids::*,
@@ -45,6 +46,14 @@ fn ended(bench: &mut Bench) {
     bench.tick(Span(1));
 }
 
+/// A worker of entity 1 whose pod runs and whose runner is not online yet, decided about.
+fn awaited(bench: &mut Bench, name: &str) {
+    let running_at = Some(bench.now);
+    bench.apply(Change::Worker(Worker { status: Status::Running, running_at, ..worker(name, 1, bench.now) }));
+    bench.see(pod(name, PodPhase::Running, bench.now));
+    bench.decide();
+}
+
 /// A worker of this leader whose calls for a JIT configuration are answered so.
 fn reserved(bench: &mut Bench, jit: impl Fn() -> GitHubAnswer<Minted>, span: Span) {
     bench.apply(Change::Job(job(1, 1)));
@@ -81,6 +90,56 @@ const CASES: &[Case] = &[
             assert!(bench.why(&Reason::ListingDue).is_some());
         },
     ),
+    ("no listing before the shortest pause is over, however many runners begin to be awaited", |bench| {
+        awaited(bench, OURS);
+        let listed_at = bench.now;
+        bench.listed(&[]);
+        for suffix in 'a'..='n' {
+            awaited(bench, &format!("rise-riscv-runner-1-{}", String::from(suffix).repeat(9)));
+            bench.tick(Span::secs(1));
+            assert_eq!(bench.why(&Reason::ListingDue), None, "{suffix}");
+        }
+        let wakes = decide(&mut bench.snapshot, &bench.policy, bench.now).wake_at;
+        assert_eq!(wakes, Some(listed_at + Span::secs(15)), "it is not slept through");
+        bench.tick(Span(listed_at.0 + 15_000 - bench.now.0));
+        assert!(bench.why(&Reason::ListingDue).is_some());
+    }),
+    ("one that begins to be awaited once that pause is over: at once", |bench| {
+        awaited(bench, OURS);
+        bench.tick(Span::secs(1));
+        bench.listed(BUSY);
+        bench.tick(Span::secs(60));
+        assert_eq!(bench.why(&Reason::ListingDue), None, "nobody is awaited");
+        awaited(bench, OTHER);
+        assert!(bench.why(&Reason::ListingDue).is_some());
+    }),
+    ("a listing is gone through once, not whenever one of its entity's workers moves on", |bench| {
+        awaited(bench, OURS);
+        // Its turn to be asked about anyway comes later.
+        let created_at = START + HOUR;
+        bench.apply(Change::Job(Job { status: Status::Running, assignment: on(OURS, START), created_at, ..job(1, 1) }));
+        bench.tick(Span::mins(2));
+        // An entry without a worker, which the store has not confirmed yet, and a job whose runner is idle.
+        bench.listed(&[(OURS, true, false), (OTHER, true, false)]);
+        bench.tick(Span::secs(1));
+        let asked = |bench: &Bench| bench.reasons.iter().filter(|reason| **reason == Reason::Doubt).count();
+        assert_eq!(asked(bench), 1, "what it shows is asked about");
+        let poll = bench.expect("a poll", |action| matches!(action, Action::PollJob { .. }));
+        let view = JobView::InProgress { assignment: on(OURS, START) };
+        bench.answer(poll.id, Outcome::JobPolled { asked_at: bench.now, answer: ok(view) });
+        for suffix in 'c'..='h' {
+            bench.tick(Span::secs(15));
+            bench.synced();
+            let name = format!("rise-riscv-runner-1-{}", String::from(suffix).repeat(9));
+            bench.apply(Change::Worker(worker(&name, 1, bench.now)));
+            bench.decide();
+        }
+        assert_eq!(asked(bench), 1, "until the next listing");
+        assert!(!bench.reasons.contains(&Reason::OrphanRunner), "as for entries");
+        let chosen =
+            bench.until(&Reason::OrphanRunner, Some(&[(OURS, true, false), (OTHER, true, false)]), Span::mins(2));
+        assert!(chosen.is_some(), "the next one is gone through");
+    }),
     ("nobody of an entity: it is not listed", |bench| {
         bench.nodes(0);
         bench.apply(Change::Job(job(1, 1)));

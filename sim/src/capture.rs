@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use engine::ids::{Span, Time};
+use engine::{
+    ids::{Span, Time},
+    labels::{self, LabelSet},
+    policy::Policy,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -46,6 +50,9 @@ pub enum CaptureError {
     /// Nothing in it.
     #[error("the capture holds no queued workflow_job delivery")]
     Empty,
+    /// Nothing in it for this service.
+    #[error("the capture holds no job whose labels this service serves")]
+    Unserved,
 }
 
 #[derive(Deserialize)]
@@ -68,18 +75,19 @@ pub fn read(text: &str) -> Result<Vec<PlayedJob>, CaptureError> {
         if line.headers.get("x-github-event").map(String::as_str) != Some("workflow_job") {
             continue;
         }
+        let action = line.body["action"].as_str().unwrap_or("").to_owned();
+        if !matches!(&*action, "queued" | "completed") {
+            continue;
+        }
         let at = Time(line.at.as_millisecond());
         let id = line.body.pointer("/workflow_job/id").and_then(Value::as_i64);
         let id = id.ok_or_else(|| wrong("workflow_job.id is missing".to_owned()))?;
-        match line.body["action"].as_str() {
-            Some("queued") => {
-                let job =
-                    queued(id, &line.body).ok_or_else(|| wrong("a field of the queued job is missing".to_owned()))?;
-                jobs.entry(id).or_insert((at, job));
-            }
-            Some("completed") => ends.push((id, line.body, at)),
-            Some(_) | None => {}
+        if action == "completed" {
+            ends.push((id, line.body, at));
+            continue;
         }
+        let job = queued(id, &line.body).ok_or_else(|| wrong("a field of the queued job is missing".to_owned()))?;
+        jobs.entry(id).or_insert((at, job));
     }
     let start = jobs.values().map(|(at, _)| *at).min().ok_or(CaptureError::Empty)?;
     for (id, body, at) in ends {
@@ -97,16 +105,29 @@ pub fn read(text: &str) -> Result<Vec<PlayedJob>, CaptureError> {
     Ok(played)
 }
 
+/// Those of a capture's jobs that the service serves, and how many it does not. ghfe accepts deliveries about jobs of other
+/// labels too, and ignores them: no runner of this service ever takes one, so that a play would not end.
+pub fn served(jobs: Vec<PlayedJob>, policy: &Policy) -> Result<(Vec<PlayedJob>, usize), CaptureError> {
+    let all = jobs.len();
+    let serves = |job: &PlayedJob| {
+        labels::resolve(&policy.label_rules, job.owner.0, &job.repo.1, &LabelSet::new(&job.labels)).is_some()
+    };
+    let served: Vec<PlayedJob> = jobs.into_iter().filter(serves).collect();
+    let ignored = all - served.len();
+    if served.is_empty() { Err(CaptureError::Unserved) } else { Ok((served, ignored)) }
+}
+
 fn queued(id: i64, body: &Value) -> Option<PlayedJob> {
     let owner = body.pointer("/repository/owner")?;
     let kind = if owner["type"].as_str()? == "User" { AccountKind::User } else { AccountKind::Organization };
-    let labels = body.pointer("/workflow_job/labels")?.as_array()?;
+    // As ghfe reads them: null is none.
+    let labels = body.pointer("/workflow_job/labels").and_then(Value::as_array);
     Some(PlayedJob {
         id,
         owner: (owner["id"].as_i64()?, owner["login"].as_str()?.to_owned(), kind),
         repo: (body.pointer("/repository/id")?.as_i64()?, body.pointer("/repository/full_name")?.as_str()?.to_owned()),
         installation: body.pointer("/installation/id")?.as_i64()?,
-        labels: labels.iter().filter_map(|label| Some(label.as_str()?.to_owned())).collect(),
+        labels: labels.into_iter().flatten().filter_map(|label| Some(label.as_str()?.to_owned())).collect(),
         queued: Span::ZERO,
         duration: UNKNOWN_DURATION,
         cancelled: None,
@@ -253,7 +274,7 @@ mod tests {
             ("", "the capture holds no queued workflow_job delivery"),
             ("{}\n", "line 1: missing field `at` at line 1 column 2"),
             (
-                "\n{\"at\":\"2026-01-01T00:00:00Z\",\"headers\":{\"x-github-event\":\"workflow_job\"},\"body\":{}}",
+                "\n{\"at\":\"2026-01-01T00:00:00Z\",\"headers\":{\"x-github-event\":\"workflow_job\"},\"body\":{\"action\":\"queued\"}}",
                 "line 2: workflow_job.id is missing",
             ),
         ] {

@@ -16,7 +16,7 @@ use adapters::{
     ingest::Ingest,
     kubernetes::{KubernetesClient, PodSettings},
     ports::{Clock, Store},
-    scheduler::{Health, Inspect, Scheduler},
+    scheduler::{Broken, Health, Inspect, Scheduler},
 };
 use base64::Engine as _;
 use bytes::Bytes;
@@ -287,7 +287,7 @@ pub struct Service {
     pub health: Arc<Health>,
     checked: Arc<Checked>,
     stop: watch::Sender<bool>,
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), Broken>>,
     _tasks: Tasks,
 }
 
@@ -382,7 +382,6 @@ impl Service {
     /// Asks the scheduler to stop, as SIGTERM does, and waits until it has.
     pub async fn stop(self) -> Result<(), Error> {
         self.stop.send_replace(true);
-        self.running.await?;
-        Ok(())
+        Ok(self.running.await??)
     }
 }

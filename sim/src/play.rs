@@ -111,7 +111,8 @@ impl Player {
     /// Within this everything should be completed: ten times as long as the capture itself, and some for the timeouts
     /// that its faults need.
     pub fn limit(&self) -> Duration {
-        let longest = self.jobs.iter().map(|job| job.queued.0).max().unwrap_or(0) as f64 / 1000.0;
+        let end = |job: &PlayedJob| job.queued.0 + job.duration.0;
+        let longest = self.jobs.iter().map(end).max().unwrap_or(0) as f64 / 1000.0;
         Duration::from_secs_f64(60.0 + 10.0 * (longest + 1200.0) / self.speed)
     }
 

@@ -57,7 +57,9 @@ INSERT INTO jobs VALUES
     (2, 'running', 201, 'a-user', 'User', 'a-user/own', 508, '[\"ubuntu-24.04-riscv\"]',
      'scw-em-rv1', 'ubuntu-24.04', 'https://github.com/a-user/own', '2026-05-13T11:00:00Z', '2026-05-13T11:01:00Z'),
     (3, 'completed', 7, 'an-org', 'Organization', 'an-org/repo', 507, '[]',
-     'scw-em-rv1', 'ubuntu-24.04', NULL, '2026-05-13T12:00:00Z', '2026-05-13T12:30:00Z');
+     'scw-em-rv1', 'ubuntu-24.04', NULL, '2026-05-13T12:00:00Z', '2026-05-13T12:30:00Z'),
+    (4, 'completed', 7, 'an-org', 'Organization', 'an-org/repo', 507, '{\"odd\": true}',
+     'scw-em-rv1', 'ubuntu-24.04', NULL, '2026-05-13T09:00:00Z', '2026-05-13T09:30:00Z');
 INSERT INTO workers VALUES
     ('rise-riscv-runner-7-abcdefghi', 7, 'an-org', 'Organization', 507, NULL, '[\"b\", \"A\", \"a\"]', 'scw-em-rv1',
      'ubuntu-24.04', 'node-1', 'running', NULL, now(), now(), NULL, now()),
@@ -79,6 +81,7 @@ async fn the_specifications_own_tables_are_taken_over_with_their_rows() {
         (JobId(1), Status::Pending, OwnerId(7)),
         (JobId(2), Status::Running, OwnerId(0)),
         (JobId(3), Status::Completed, OwnerId(7)),
+        (JobId(4), Status::Completed, OwnerId(7)),
     ];
     assert_eq!(ids, expected);
     assert_eq!(jobs[2].completed_at.unwrap().since(jobs[2].created_at).as_secs(), 1800);
@@ -105,7 +108,7 @@ async fn the_specifications_own_tables_are_taken_over_with_their_rows() {
     assert_eq!(store.history(ALL).await.unwrap().jobs[2].status, Status::Completed);
     drop(store);
     let again = PgStore::connect(&url, Realm::Prod).await.unwrap();
-    assert_eq!(again.history(ALL).await.unwrap().total, 3, "a second start changes nothing");
+    assert_eq!(again.history(ALL).await.unwrap().total, 4, "a second start changes nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

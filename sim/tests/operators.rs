@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use adapters::{config, ports::system_clock, postgres::PgStore};
+use adapters::{
+    config,
+    ports::{Store, system_clock},
+    postgres::PgStore,
+};
 use engine::{
     facts::Status,
     ids::{Realm, Span},
@@ -197,6 +201,157 @@ fn a_cluster_that_is_away_or_refuses_is_told_once() {
         });
         log.shows_no_secret();
     }
+}
+
+/// A line of the log from one module: its level and fields.
+fn lines_of(log: &Log, target: &str) -> Vec<(String, Value)> {
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let ours = lines.filter(|line| line["target"] == target);
+    ours.map(|line| (line["level"].as_str().unwrap().to_owned(), line["fields"].clone())).collect()
+}
+
+/// Rows that this service never writes: each is told of once, by its place; it is shown, and stops nothing else.
+#[test]
+fn odd_rows_in_postgres_are_told_of_once_each_and_stop_nothing() {
+    const OTHER: &str = "ubuntu-24.04-riscv-2xlarge";
+    let odd = [
+        (91, "job_labels", r#"'{"label": "ubuntu-24.04-riscv"}'"#),
+        (92, "job_labels", "'[1, null]'"),
+        (93, "job_labels", "'null'"),
+        (94, "entity_type", "'Enterprise'"),
+        (95, "status", "'paused'"),
+        // Odd, but times all the same.
+        (96, "created_at", "'infinity'"),
+        (97, "created_at", "'-infinity'"),
+    ];
+    let (log, _turn) = log();
+    run_test(World::new().nodes(BOARD, 2), async |ctx| {
+        let pool = ctx.store.pool().clone();
+        // They wait for a board that is not there yet.
+        for (id, _, _) in odd {
+            ctx.queue(id, REPO, &[OTHER], Span::secs(30));
+        }
+        ctx.pass(Span::secs(1)).await?;
+        sqlx::query("ALTER TYPE status_enum ADD VALUE 'paused'").execute(&pool).await?;
+        for (id, column, value) in odd {
+            let spoil =
+                format!("UPDATE jobs SET {column} = {value}, changed_xid = pg_current_xact_id() WHERE job_id = {id}");
+            assert_eq!(sqlx::query(sqlx::AssertSqlSafe(spoil)).execute(&pool).await?.rows_affected(), 1);
+        }
+        sqlx::query(
+            "INSERT INTO workers (pod_name, entity_id, owner_id, entity_name, entity_type, installation_id, job_labels,
+                                  k8s_pool, k8s_image)
+             VALUES ('rise-riscv-runner-7-odd000000', 7, 7, 'an-org', 'organization', 507, '\"x\"', 'scw-em-rv1', 'i')",
+        )
+        .execute(&pool)
+        .await?;
+        ctx.pass(Span::secs(1)).await?;
+        ctx.cluster(|cluster, now| cluster.set_node("pioneer", "cloudv10x-pioneer", 1, now));
+        ctx.queue(1, REPO, &[LABEL], Span::secs(30));
+        ctx.queue(2, REPO, &[OTHER], Span::secs(30));
+        ctx.pass(Span::secs(1)).await?;
+        ctx.until("whatever can be served is", Span::mins(20), async |ctx| {
+            let jobs = ctx.jobs().await;
+            let done = |id| jobs.iter().any(|job| job.id.0 == id && job.status == Status::Completed);
+            [1, 2, 94, 96, 97].into_iter().all(done)
+        })
+        .await?;
+        let before = ctx.service.health.status(ctx.now()).actions;
+        ctx.pass(Span::mins(15)).await?;
+        let actions = ctx.service.health.status(ctx.now()).actions - before;
+        assert!(actions < 300, "{actions} actions for rows that nothing can be done about");
+        assert_eq!(ctx.jobs().await.len(), odd.len() + 2, "/history shows them all");
+        for path in ["/usage", "/usage.json", "/history", "/history.json"] {
+            assert_eq!(ctx.ask_ghfe(path).await?.0, 200, "{path}");
+        }
+        let made = "SELECT count(*) FROM workers WHERE job_labels = '[]'";
+        assert_eq!(sqlx::query_scalar::<_, i64>(made).fetch_one(&pool).await?, 0, "no runner without labels");
+        let told: Vec<(String, String, String)> = lines_of(&log, "adapters::postgres::read")
+            .into_iter()
+            .map(|(level, fields)| {
+                assert_eq!(level, "ERROR");
+                assert_eq!(fields["message"], "a row holds what this service never writes; correct or delete it");
+                let text = |key: &str| fields[key].as_str().unwrap().to_owned();
+                (format!("{} {} {}", text("table"), text("row"), text("column")), text("value"), text("taken_for"))
+            })
+            .collect();
+        let mut places: Vec<&str> = told.iter().map(|(place, _, _)| place.as_str()).collect();
+        places.sort_unstable();
+        let expected = [
+            "jobs 91 job_labels",
+            "jobs 92 job_labels",
+            "jobs 93 job_labels",
+            "jobs 94 entity_type",
+            "jobs 95 status",
+            "workers rise-riscv-runner-7-odd000000 entity_type",
+            "workers rise-riscv-runner-7-odd000000 job_labels",
+        ];
+        assert_eq!(places, expected, "{told:#?}");
+        let first = told.iter().find(|(place, _, _)| place == "jobs 91 job_labels").unwrap();
+        assert_eq!((first.1.as_str(), first.2.as_str()), (r#"{"label": "ubuntu-24.04-riscv"}"#, "no labels"));
+        Ok::<(), Error>(())
+    });
+    log.shows_no_secret();
+}
+
+/// The server goes and comes back, as in a failover: that new jobs are not heard of is told once, and that they are again; so is that
+/// calls fail, and that they work again. A job that is recorded then is seen at once.
+#[test]
+fn a_listener_that_is_lost_and_regained_is_told_once_each() {
+    const LOST: &str = "Postgres: cannot listen for new jobs; they are seen within 15 s meanwhile";
+    const REGAINED: &str = "Postgres: listening for new jobs again";
+    let (log, _turn) = log();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = postgres::Cluster::start().unwrap();
+        let store = PgStore::connect(&server.url("postgres").into(), Realm::Prod).await.unwrap();
+        let (policy, pods) = config::built_in(Realm::Prod).unwrap();
+        let models = Models::start(GitHub::new(1), Cluster::new(1), system_clock()).await.unwrap();
+        let setup = Setup { store: store.clone(), policy, pods, listen: None, capture: None, seed: 1, check: true };
+        let service = Service::start(&models, setup).await.unwrap();
+        let now = || (models.clock)();
+        let begun = tokio::time::Instant::now();
+        let until = async |what: &str, condition: &dyn Fn() -> bool| {
+            while !condition() {
+                assert!(begun.elapsed() < PATIENCE, "not in time: {what}: {:#?}", lines_of(&log, "adapters::postgres"));
+                tokio::task::yield_now().await;
+            }
+        };
+        let told = || -> Vec<(String, String)> {
+            let lines = lines_of(&log, "adapters::postgres").into_iter();
+            lines.map(|(level, fields)| (level, fields["message"].as_str().unwrap().to_owned())).collect()
+        };
+        until("it leads", &|| service.health.status(now()).leading).await;
+        assert_eq!(told(), []);
+        server.stop().unwrap();
+        let calls = || service.health.status(now()).troubles.first().is_some_and(|it| it.contains("4 calls"));
+        until("four calls have failed", &calls).await;
+        assert_eq!(told(), [("WARN".to_owned(), LOST.to_owned())], "however often it was tried");
+        let lost = &lines_of(&log, "adapters::postgres")[0].1;
+        assert!(lost["error"].as_str().is_some_and(|error| !error.is_empty()), "it says why: {lost}");
+        log.only("Postgres", false);
+        server.resume().unwrap();
+        until("the listener is back", &|| told().len() > 1).await;
+        assert_eq!(told()[1..], [("INFO".to_owned(), REGAINED.to_owned())]);
+        until("trouble is over", &|| log.troubles().iter().any(|it| it[1] == "Postgres: trouble is over")).await;
+        log.only("Postgres", true);
+        assert_eq!(service.health.status(now()).troubles, Vec::<String>::new());
+        until("it leads", &|| service.health.status(now()).leading).await;
+        // Once more, so briefly that no call need have failed.
+        server.stop().unwrap();
+        server.resume().unwrap();
+        until("the listener is back", &|| told().len() > 3).await;
+        assert_eq!(told()[2..], [("WARN".to_owned(), LOST.to_owned()), ("INFO".to_owned(), REGAINED.to_owned())]);
+        until("it leads", &|| service.health.status(now()).leading).await;
+        // Heard of at once: long before the loop turns by itself.
+        let heard = tokio::time::Instant::now();
+        store.record(vec![sim::testing::rows::job(1, 7)]).await.unwrap();
+        until("the job is known", &|| service.health.status(now()).jobs == 1).await;
+        assert!(heard.elapsed() < Duration::from_secs(5), "{:?}", heard.elapsed());
+        service.stop().await.unwrap();
+    });
+    log.shows_no_secret();
 }
 
 #[test]

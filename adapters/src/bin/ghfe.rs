@@ -42,9 +42,14 @@ async fn serve() -> Result<(), process::Error> {
         capture: capture.clone(),
         public_url: config.public_url.map(|url| url.to_string()),
     };
-    process::serve_until_stopped(listener, router(ghfe)).await?;
+    let ingest = ghfe.ingest.clone();
+    let served = tokio::select! {
+        biased;
+        served = process::serve_until_stopped(listener, router(ghfe)) => served,
+        () = ingest.ended() => Err("ghfe cannot go on: the task that records deliveries ended, which is a bug".into()),
+    };
     if let Some(capture) = capture {
         capture.flush();
     }
-    Ok(())
+    served
 }

@@ -31,20 +31,13 @@ async fn serve() -> Result<(), process::Error> {
     let health = Arc::new(Health::default());
     let listener = process::listen(config.common.listen).await?;
     let scheduler = build(config, clock.clone(), health.clone()).await?;
-    let mut running = tokio::spawn(scheduler.run(Box::pin(process::stopped())));
-    let mut serving = std::pin::pin!(process::serve_until_stopped(listener, router(health, clock)));
-    tokio::select! {
-        biased;
-        served = &mut serving => {
-            served?;
-            Ok(running.await?)
-        }
-        // A loop that ended by a panic ends the process: whoever runs it starts it anew.
-        ended = &mut running => {
-            ended?;
-            serving.await
-        }
-    }
+    let running = async {
+        let ended = tokio::spawn(scheduler.run(Box::pin(process::stopped()))).await;
+        ended.map_err(|_| "the scheduler cannot go on: its loop ended, which is a bug")??;
+        Ok(())
+    };
+    let serving = process::serve_until_stopped(listener, router(health, clock));
+    tokio::try_join!(serving, running).map(|_| ())
 }
 
 async fn build(config: SchedulerConfig, clock: Clock, health: Arc<Health>) -> Result<Scheduler, process::Error> {

@@ -41,6 +41,7 @@ const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration
 pub struct PgStore {
     pool: PgPool,
     channel: String,
+    odd: Arc<read::OddCells>,
 }
 
 /// Why the store could not be opened. Never shows the connection string.
@@ -78,7 +79,7 @@ impl PgStore {
             return Err(OpenError::Connect(describe(&error)));
         }
         sqlx::migrate!("../migrations").run(&pool).await.map_err(|error| OpenError::Migrate(error.to_string()))?;
-        Ok(Arc::new(Self { pool, channel: format!("{}_queue_event", realm.as_str()) }))
+        Ok(Arc::new(Self { pool, channel: format!("{}_queue_event", realm.as_str()), odd: Arc::default() }))
     }
 
     /// The pool, for tests that look at the rows themselves.
@@ -147,13 +148,32 @@ fn describe(error: &sqlx::Error) -> String {
     }
 }
 
-/// A reading that ended before it began: the task that reads was dropped.
+/// A reading that ended before its end: the task that reads was dropped, or failed.
 const CUT_OFF: &str = "the reading was cut off";
 
 /// A reading of changes under way; it ends when nobody waits for it any more.
 struct Reading {
     parts: mpsc::Receiver<sqlx::Result<Changes>>,
-    _task: AbortOnDrop,
+    task: AbortOnDrop,
+}
+
+impl Reading {
+    fn of(task: impl Future<Output = ()> + Send + 'static, parts: mpsc::Receiver<sqlx::Result<Changes>>) -> Self {
+        Self { parts, task: AbortOnDrop(tokio::spawn(task)) }
+    }
+
+    /// The next part. That no more come says that this was all only if the task came to its end (S16).
+    async fn next(mut self) -> Option<(Result<Changes, StoreError>, Option<Self>)> {
+        match self.parts.recv().await {
+            Some(part) => Some((shown(part), Some(self))),
+            None if (&mut self.task.0).await.is_ok() => None,
+            None => Some((Err(StoreError::Unavailable { message: CUT_OFF.to_owned() }), None)),
+        }
+    }
+
+    fn into_stream(self) -> BoxStream<'static, Result<Changes, StoreError>> {
+        stream::unfold(Some(self), |reading| async { reading?.next().await }).boxed()
+    }
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
@@ -266,10 +286,7 @@ impl Store for PgStore {
 
     fn parts(&self, since: Option<Cursor>) -> BoxStream<'static, Result<Changes, StoreError>> {
         let (to, parts) = mpsc::channel(1);
-        let reading = tokio::spawn(read::changes(self.pool.clone(), since, to));
-        let reading = Reading { parts, _task: AbortOnDrop(reading) };
-        stream::unfold(reading, |mut reading| async { reading.parts.recv().await.map(|part| (shown(part), reading)) })
-            .boxed()
+        Reading::of(read::changes(self.pool.clone(), self.odd.clone(), since, to), parts).into_stream()
     }
 
     fn write<'a>(
@@ -290,14 +307,35 @@ impl Store for PgStore {
     }
 
     fn usage(&self) -> BoxFuture<'_, Result<Usage, StoreError>> {
-        Box::pin(async move { shown(read::usage(&self.pool).await) })
+        Box::pin(async move { shown(read::usage(&self.pool, &self.odd).await) })
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryPage, StoreError>> {
-        Box::pin(async move { shown(read::history(&self.pool, query).await) })
+        Box::pin(async move { shown(read::history(&self.pool, &self.odd, query).await) })
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { shown(sqlx::query!("SELECT 1 AS one").fetch_one(&self.pool).await.map(|_| ())) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reading_that_breaks_off_is_no_reading_that_came_to_its_end() {
+        let part = || Changes { jobs: Vec::new(), workers: Vec::new(), cursor: Cursor(7) };
+        for breaks in [false, true] {
+            let (to, parts) = mpsc::channel(1);
+            let task = async move {
+                to.send(Ok(part())).await.unwrap();
+                assert!(!breaks, "on purpose");
+            };
+            let read: Vec<_> = Reading::of(task, parts).into_stream().collect().await;
+            assert_eq!(read[0], Ok(part()));
+            let broken = Err(StoreError::Unavailable { message: CUT_OFF.to_owned() });
+            assert_eq!(read[1..], if breaks { vec![broken] } else { vec![] });
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Reading rows.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
+    collections::{BTreeSet, HashMap, HashSet},
+    fmt::Display,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use engine::{
@@ -87,14 +88,44 @@ impl<'r> Decode<'r, Postgres> for Stamp {
     }
 }
 
-/// Texts that many rows of one reading share.
+/// Cells told of so far; beyond that none is, so that a broken import is no flood.
+const CELLS_TOLD: usize = 1000;
+/// As much of a cell's value as the log shows.
+const VALUE_SHOWN: usize = 100;
+
+/// Cells that hold what this service never writes. Each is told of once by a process, though it is read again and again;
+/// its row is read all the same, for a row that nobody sees would be a worse riddle.
 #[derive(Default)]
+pub(super) struct OddCells(Mutex<BTreeSet<(&'static str, String, &'static str)>>);
+
+impl OddCells {
+    fn tell(&self, table: &'static str, row: &dyn Display, column: &'static str, value: &str, taken_for: &str) {
+        let row = row.to_string();
+        let is_news = {
+            let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            told.len() < CELLS_TOLD && told.insert((table, row.clone(), column))
+        };
+        if is_news {
+            let value: String = value.chars().take(VALUE_SHOWN).collect();
+            let what = "a row holds what this service never writes; correct or delete it";
+            tracing::error!(table, row, column, value, taken_for, "{what}");
+        }
+    }
+}
+
+/// Texts that many rows of one reading share, and where odd cells are told of.
 struct Shared {
     texts: HashSet<Arc<str>>,
-    labels: HashMap<String, LabelSet>,
+    /// By the column's text; `None` for what is no list of texts.
+    labels: HashMap<String, Option<LabelSet>>,
+    odd: Arc<OddCells>,
 }
 
 impl Shared {
+    fn new(odd: &Arc<OddCells>) -> Self {
+        Self { texts: HashSet::new(), labels: HashMap::new(), odd: odd.clone() }
+    }
+
     fn text(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
             return known.clone();
@@ -104,38 +135,50 @@ impl Shared {
         text
     }
 
-    /// The set in a column's JSON text.
-    fn labels(&mut self, json: String) -> LabelSet {
-        if let Some(known) = self.labels.get(&json) {
-            return known.clone();
+    /// The set in a column's JSON text. Of anything else the empty set, which no runner is made for: the store makes no
+    /// reservation without a job of exactly these labels.
+    fn labels(&mut self, table: &'static str, row: &dyn Display, json: &str) -> LabelSet {
+        if !self.labels.contains_key(json) {
+            // Owned: a label that JSON must escape cannot be borrowed from its text.
+            let labels = serde_json::from_str::<Vec<String>>(json).ok().map(LabelSet::new);
+            self.labels.insert(json.to_owned(), labels);
         }
-        // The column is written by this service alone, as an array of strings.
-        // Owned: a label that JSON must escape cannot be borrowed from its text.
-        let labels = LabelSet::new(serde_json::from_str::<Vec<String>>(&json).unwrap_or_default());
-        self.labels.insert(json, labels.clone());
-        labels
+        self.labels.get(json).cloned().flatten().unwrap_or_else(|| {
+            self.odd.tell(table, row, "job_labels", json, "no labels");
+            LabelSet::new::<&str>([])
+        })
     }
-}
 
-fn entity_type(word: &str) -> EntityType {
-    // Both words are written by this service alone.
-    EntityType::parse(word).unwrap_or(EntityType::Organization)
+    /// Calls made as the App for organisations reach no account of another kind.
+    fn entity_type(&self, table: &'static str, row: &dyn Display, word: &str) -> EntityType {
+        EntityType::parse(word).unwrap_or_else(|| {
+            self.odd.tell(table, row, "entity_type", word, EntityType::Organization.as_str());
+            EntityType::Organization
+        })
+    }
+
+    /// The column is an enum; a word that somebody added to it is none of ours, so that nothing is done for the row.
+    fn status(&self, table: &'static str, row: &dyn Display, word: &str) -> Status {
+        Status::parse(word).unwrap_or_else(|| {
+            self.odd.tell(table, row, "status", word, Status::Failed.as_str());
+            Status::Failed
+        })
+    }
 }
 
 impl JobRow {
     fn into_fact(self, shared: &mut Shared) -> Job {
-        let runner = self.runner_name.map(Arc::from);
+        let (table, runner) = ("jobs", self.runner_name.map(Arc::from));
         Job {
             id: JobId(self.job_id),
-            // The column is an enum of exactly these words.
-            status: Status::parse(&self.status).unwrap_or(Status::Failed),
+            status: shared.status(table, &self.job_id, &self.status),
             entity: EntityId(self.entity_id),
             entity_name: shared.text(&self.entity_name),
-            entity_type: entity_type(&self.entity_type),
+            entity_type: shared.entity_type(table, &self.job_id, &self.entity_type),
             owner: OwnerId(self.owner_id),
             repo: shared.text(&self.repo_full_name),
             installation: InstallationId(self.installation_id),
-            labels: shared.labels(self.labels),
+            labels: shared.labels(table, &self.job_id, &self.labels),
             pool: Pool(shared.text(&self.k8s_pool)),
             image: Image(shared.text(&self.k8s_image)),
             html_url: self.html_url.map(Arc::from),
@@ -150,24 +193,24 @@ impl JobRow {
 
 impl WorkerRow {
     fn into_fact(self, shared: &mut Shared) -> Worker {
+        let (table, name) = ("workers", self.pod_name);
         Worker {
-            name: WorkerName::from(self.pod_name),
             entity: EntityId(self.entity_id),
             entity_name: shared.text(&self.entity_name),
-            entity_type: entity_type(&self.entity_type),
+            entity_type: shared.entity_type(table, &name, &self.entity_type),
             owner: OwnerId(self.owner_id),
             installation: InstallationId(self.installation_id),
             repo: self.repo_full_name.map(|repo| shared.text(&repo)),
-            labels: shared.labels(self.labels),
+            labels: shared.labels(table, &name, &self.labels),
             pool: Pool(shared.text(&self.k8s_pool)),
             image: Image(shared.text(&self.k8s_image)),
             node: self.k8s_node.map(|node| NodeName(shared.text(&node))),
-            // The column is an enum of exactly these words.
-            status: Status::parse(&self.status).unwrap_or(Status::Failed),
+            status: shared.status(table, &name, &self.status),
             failure: self.failure.as_deref().and_then(WorkerFailure::parse),
             created_at: self.created_at.0,
             running_at: self.running_at.map(|at| at.0),
             completed_at: self.completed_at.map(|at| at.0),
+            name: WorkerName::from(name),
         }
     }
 }
@@ -256,14 +299,24 @@ impl Parts {
 /// A row carries the id of the transaction that last wrote it. Whatever is not visible in this reading belongs to a
 /// transaction that was still running, so its id is at least the reading's xmin: that is the next cursor. Commit order
 /// and clocks do not matter; rows between xmin and now are read twice.
-pub(super) async fn changes(pool: PgPool, since: Option<Cursor>, to: mpsc::Sender<sqlx::Result<Changes>>) {
-    if let Err(error) = read(&pool, since, to.clone()).await {
+pub(super) async fn changes(
+    pool: PgPool,
+    odd: Arc<OddCells>,
+    since: Option<Cursor>,
+    to: mpsc::Sender<sqlx::Result<Changes>>,
+) {
+    if let Err(error) = read(&pool, &odd, since, to.clone()).await {
         // Whoever gave up reading needs no error.
         let _ = to.send(Err(error)).await;
     }
 }
 
-async fn read(pool: &PgPool, since: Option<Cursor>, to: mpsc::Sender<sqlx::Result<Changes>>) -> sqlx::Result<()> {
+async fn read(
+    pool: &PgPool,
+    odd: &Arc<OddCells>,
+    since: Option<Cursor>,
+    to: mpsc::Sender<sqlx::Result<Changes>>,
+) -> sqlx::Result<()> {
     let mut transaction: Transaction<'_, Postgres> =
         pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let xmin = sqlx::query_scalar!(r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS "xmin!""#)
@@ -272,7 +325,7 @@ async fn read(pool: &PgPool, since: Option<Cursor>, to: mpsc::Sender<sqlx::Resul
     let cursor =
         xmin.parse().map(Cursor).map_err(|_| sqlx::Error::Protocol(format!("{xmin} is not a transaction id")))?;
     let part = Changes { jobs: Vec::new(), workers: Vec::new(), cursor };
-    let mut parts = Parts { to, shared: Shared::default(), part };
+    let mut parts = Parts { to, shared: Shared::new(odd), part };
     // Workers first: a job that names a runner then finds it.
     let (workers, jobs) = match since {
         None => (
@@ -295,18 +348,18 @@ async fn read(pool: &PgPool, since: Option<Cursor>, to: mpsc::Sender<sqlx::Resul
     Ok(())
 }
 
-pub(super) async fn usage(pool: &PgPool) -> sqlx::Result<Usage> {
+pub(super) async fn usage(pool: &PgPool, odd: &Arc<OddCells>) -> sqlx::Result<Usage> {
     let jobs = jobs!("WHERE status IN ('pending', 'running') ORDER BY created_at, job_id").fetch_all(pool).await?;
     let workers =
         workers!("WHERE status IN ('pending', 'running') ORDER BY created_at, pod_name").fetch_all(pool).await?;
-    let mut shared = Shared::default();
+    let mut shared = Shared::new(odd);
     Ok(Usage {
         jobs: jobs.into_iter().map(|row| row.into_fact(&mut shared)).collect(),
         workers: workers.into_iter().map(|row| row.into_fact(&mut shared)).collect(),
     })
 }
 
-pub(super) async fn history(pool: &PgPool, query: HistoryQuery) -> sqlx::Result<HistoryPage> {
+pub(super) async fn history(pool: &PgPool, odd: &Arc<OddCells>, query: HistoryQuery) -> sqlx::Result<HistoryPage> {
     let total = sqlx::query_scalar!(
         r#"SELECT count(*) AS "total!" FROM jobs
            WHERE ($1::bigint IS NULL OR created_at >= from_ms($1)) AND ($2::bigint IS NULL OR created_at < from_ms($2))"#,
@@ -325,7 +378,7 @@ pub(super) async fn history(pool: &PgPool, query: HistoryQuery) -> sqlx::Result<
     )
     .fetch_all(pool)
     .await?;
-    let mut shared = Shared::default();
+    let mut shared = Shared::new(odd);
     let jobs = jobs.into_iter().map(|row| row.into_fact(&mut shared)).collect();
     Ok(HistoryPage { jobs, total: total.unsigned_abs() })
 }

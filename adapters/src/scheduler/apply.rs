@@ -49,7 +49,7 @@ pub(super) struct Hands {
 impl Hands {
     pub fn new(scheduler: Scheduler, lease: Arc<Lease>, facts: Facts) -> Self {
         let (writes, queue) = mpsc::unbounded_channel();
-        begin(write_store(scheduler.clone(), lease, queue, facts.clone()), &facts);
+        begin("writes to the store", write_store(scheduler.clone(), lease, queue, facts.clone()), &facts);
         Self { scheduler, facts, vault: Vault::default(), writes }
     }
 

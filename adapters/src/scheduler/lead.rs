@@ -42,8 +42,10 @@ pub(super) enum Fact {
     Cluster(ClusterEvent),
     /// An action ended.
     Ended(Change),
-    /// The store refused a write: another leads. Or this term cannot go on.
+    /// The store refused a write: another leads.
     Fenced,
+    /// The task that does this ended.
+    Broken(&'static str),
 }
 
 pub(super) type Facts = mpsc::UnboundedSender<Fact>;
@@ -60,9 +62,9 @@ pub(super) async fn lead(
     let (leading, lost) = watch::channel(until);
     let lease = Arc::new(lease);
     let beside = Beside(vec![
-        begin(watch_cluster(scheduler.clone(), facts.clone()), &facts),
-        begin(read_store(scheduler.clone(), facts.clone()), &facts),
-        begin(renew(scheduler.clone(), lease.clone(), leading), &facts),
+        begin("watches the cluster", watch_cluster(scheduler.clone(), facts.clone()), &facts),
+        begin("reads the store", read_store(scheduler.clone(), facts.clone()), &facts),
+        begin("renews leadership", renew(scheduler.clone(), lease.clone(), leading), &facts),
     ]);
     let mut term = Term {
         scheduler,
@@ -119,8 +121,8 @@ impl Term<'_> {
                 }
                 () = sleep_until(alarm) => None,
             };
-            if !self.take_in(fact) {
-                return TermEnd::Lost;
+            if let Some(end) = self.take_in(fact) {
+                return end;
             }
             // A process that was paused may have lost its term without knowing: it must not act on it.
             if Instant::now() >= *self.lost.borrow() {
@@ -137,14 +139,15 @@ impl Term<'_> {
         Instant::now() + wait
     }
 
-    /// Takes in a fact and all that wait behind it; `false` when leadership is over.
-    fn take_in(&mut self, first: Option<Fact>) -> bool {
+    /// Takes in a fact and all that wait behind it; why the term is over, when one says so.
+    fn take_in(&mut self, first: Option<Fact>) -> Option<TermEnd> {
         let now = (self.scheduler.clock)();
         let mut next = first;
         for _ in 0..FACTS_A_TURN {
             match next {
-                None => return true,
-                Some(Fact::Fenced) => return false,
+                None => return None,
+                Some(Fact::Fenced) => return Some(TermEnd::Lost),
+                Some(Fact::Broken(task)) => return Some(TermEnd::Broken(task)),
                 Some(Fact::Rows(changes, _permit, synced)) => self.take_rows(changes, synced, now),
                 Some(Fact::Cluster(event)) => self.snapshot.apply(cluster_change(event), now),
                 Some(Fact::Ended(change)) => self.snapshot.apply(change, now),
@@ -155,7 +158,7 @@ impl Term<'_> {
             // Not lost: it is the first of the next turn's.
             self.hands.put_back(fact);
         }
-        true
+        None
     }
 
     fn take_rows(&mut self, changes: Changes, synced: Option<Time>, now: Time) {
@@ -200,7 +203,7 @@ impl Term<'_> {
     async fn finish(&mut self) {
         while self.snapshot.in_flight() > 0 {
             let Some(fact) = self.inbox.recv().await else { return };
-            if !self.take_in(Some(fact)) {
+            if self.take_in(Some(fact)).is_some() {
                 return;
             }
         }
@@ -225,22 +228,26 @@ fn cluster_change(event: ClusterEvent) -> Change {
     }
 }
 
-/// Begins a task that the term cannot do without. Should it end, by a panic say, the term ends as well: a leader that
-/// hears or writes nothing any more would keep its lease and do no work, for ever.
-pub(super) fn begin(task: impl Future<Output = ()> + Send + 'static, facts: &Facts) -> JoinHandle<()> {
-    let ending = EndsTerm(facts.clone());
+/// Begins a task that the term cannot do without; `what` it does. Should it end, by a panic say, the term ends as well:
+/// a leader that hears or writes nothing any more would keep its lease and do no work, for ever.
+pub(super) fn begin(
+    what: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+    facts: &Facts,
+) -> JoinHandle<()> {
+    let ending = EndsTerm(what, facts.clone());
     tokio::spawn(async move {
         let _ending = ending;
         task.await;
     })
 }
 
-struct EndsTerm(Facts);
+struct EndsTerm(&'static str, Facts);
 
 impl Drop for EndsTerm {
     fn drop(&mut self) {
         // With the term over nobody listens.
-        let _ = self.0.send(Fact::Fenced);
+        let _ = self.1.send(Fact::Broken(self.0));
     }
 }
 
@@ -339,9 +346,9 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_dies_ends_the_term_it_served() {
         let (facts, mut inbox) = mpsc::unbounded_channel();
-        let alive = begin(std::future::pending(), &facts);
-        assert!(begin(async { panic!("on purpose") }, &facts).await.is_err());
-        assert!(matches!(inbox.try_recv(), Ok(Fact::Fenced)));
+        let alive = begin("lives", std::future::pending(), &facts);
+        assert!(begin("dies", async { panic!("on purpose") }, &facts).await.is_err());
+        assert!(matches!(inbox.try_recv(), Ok(Fact::Broken("dies"))));
         assert!(inbox.try_recv().is_err(), "the others go on");
         alive.abort();
     }

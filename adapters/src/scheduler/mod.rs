@@ -66,24 +66,32 @@ enum TermEnd {
     Lost,
     /// The process is to stop.
     Stopped,
+    /// A task that the term cannot do without ended.
+    Broken(&'static str),
 }
+
+/// A part of a scheduler ended that never should, by a panic: the process must be started anew. Leadership is not given
+/// up, for what was under way may still have its effects; it runs out by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the scheduler cannot go on: the task that {0} ended, which is a bug")]
+pub struct Broken(&'static str);
 
 impl Scheduler {
     /// Runs until `stop` resolves: waits for leadership, leads, and when it is lost waits again. After `stop` it
     /// finishes what is under way, within 20 s, and gives leadership up.
-    pub async fn run(self, stop: BoxFuture<'static, ()>) {
+    pub async fn run(self, stop: BoxFuture<'static, ()>) -> Result<(), Broken> {
         let mut stop = stop;
         loop {
             self.health.beat((self.clock)());
             let lease = tokio::select! {
                 biased;
-                () = &mut stop => return,
+                () = &mut stop => return Ok(()),
                 lease = self.acquire() => lease,
             };
             let Some((lease, until)) = lease else {
                 tokio::select! {
                     biased;
-                    () = &mut stop => return,
+                    () = &mut stop => return Ok(()),
                     () = sleep(STAND_BY) => continue,
                 }
             };
@@ -92,7 +100,8 @@ impl Scheduler {
             self.health.led(None);
             match end {
                 TermEnd::Lost => tracing::warn!("leadership lost; standing by"),
-                TermEnd::Stopped => return,
+                TermEnd::Stopped => return Ok(()),
+                TermEnd::Broken(task) => return Err(Broken(task)),
             }
         }
     }
@@ -116,4 +125,31 @@ fn slow_store(limit: Duration) -> StoreError {
 /// [`LEASE`] as a standard duration.
 fn lease_time() -> Duration {
     Duration::from_millis(LEASE.0.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frail::{Frail, Panics};
+
+    #[tokio::test]
+    async fn a_scheduler_that_lost_a_part_of_itself_ends_and_says_which() {
+        for (panics, task) in [
+            (Panics::Reading, "reads the store"),
+            (Panics::Watching, "watches the cluster"),
+            (Panics::Renewing, "renews leadership"),
+        ] {
+            let never = Box::pin(std::future::pending());
+            let ended = Frail::scheduler(panics).run(never).await;
+            assert_eq!(ended, Err(Broken(task)));
+        }
+        let message = Broken("reads the store").to_string();
+        assert_eq!(message, "the scheduler cannot go on: the task that reads the store ended, which is a bug");
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_deciding_ends_the_whole_run() {
+        let running = tokio::spawn(Frail::scheduler(Panics::Deciding).run(Box::pin(std::future::pending())));
+        assert!(running.await.unwrap_err().is_panic());
+    }
 }

@@ -131,8 +131,8 @@ async fn play(options: Options) -> Result<bool, Error> {
         Some(path) => std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?,
         None => capture::built_in(),
     };
-    let jobs = capture::read(&text)?;
     let (policy, pods) = config::built_in(Realm::Prod)?;
+    let (jobs, ignored) = capture::served(capture::read(&text)?, &policy)?;
     let (store, kept) = store().await?;
     let cluster = play::cluster(options.speed, options.capture.is_none());
     let mut models = Models::start(play::github(&jobs, options.speed), cluster, system_clock()).await?;
@@ -151,6 +151,9 @@ async fn play(options: Options) -> Result<bool, Error> {
     std::fs::create_dir_all("target/demo")?;
     std::fs::write(&kubeconfig, models.kubeconfig())?;
     println!("{} jobs at {} times real speed; state in {kept}", jobs.len(), options.speed);
+    if ignored > 0 {
+        println!("{ignored} more ask for labels that the service ignores: they are left out");
+    }
     println!("usage      http://{}/usage", service.ghfe);
     println!("history    http://{}/history", service.ghfe);
     println!("scheduler  http://{}/status", service.scheduler);

@@ -11,8 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adapters::{config::BUILT_IN, ports::system_clock};
+use adapters::{
+    config::{self, BUILT_IN},
+    ports::system_clock,
+};
 use bytes::Bytes;
+use engine::ids::Realm;
 use http_body_util::Empty;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -112,7 +116,11 @@ async fn serve(options: Options) -> Result<bool, Error> {
         Some(path) => fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?,
         None => capture::built_in(),
     };
-    let jobs = capture::read(&text)?;
+    let (policy, _) = config::built_in(Realm::Prod)?;
+    let (jobs, ignored) = capture::served(capture::read(&text)?, &policy)?;
+    if ignored > 0 {
+        println!("{ignored} jobs ask for labels that the service ignores: they are left out");
+    }
     let cluster = play::cluster(options.speed, options.capture.is_none());
     let mut models = Models::start(play::github(&jobs, options.speed), cluster, system_clock()).await?;
     for url in &options.to {

@@ -75,7 +75,7 @@ async fn run(world: Arc<World>, node: Node) {
             let routes = adapters::scheduler::router(scheduler.health.clone(), scheduler.clock.clone());
             tokio::spawn(serve(node, routes, stop.clone()));
             let stopped = Box::pin(async move { told(&mut stop).await });
-            scheduler.run(stopped).await;
+            scheduler.run(stopped).await.expect("no task of a scheduler ends before it");
             ended(&world, node);
         }
     }

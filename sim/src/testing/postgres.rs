@@ -154,11 +154,26 @@ impl Cluster {
 
     /// Stops the server at once and starts it again, as a failover does: every session ends, nothing committed is lost.
     pub fn restart(&self) -> io::Result<()> {
-        let mut restart = command(self.uid, self.bin.join("pg_ctl"));
-        restart.arg("-D").arg(self.dir.join("data")).args(["-m", "fast", "-w", "-l"]).arg(self.dir.join("log"));
-        restart.arg("-o").arg(format!("-k {} -h '' -c fsync=off -c max_connections=200", self.dir.display()));
-        let status = restart.arg("restart").stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other("pg_ctl restart failed")) }
+        self.stop()?;
+        self.resume()
+    }
+
+    /// Stops the server at once: every session ends, and none can be begun.
+    pub fn stop(&self) -> io::Result<()> {
+        self.control(&["-m", "fast", "stop"])
+    }
+
+    /// Starts the server that was stopped.
+    pub fn resume(&self) -> io::Result<()> {
+        self.control(&["start"])
+    }
+
+    fn control(&self, what: &[&str]) -> io::Result<()> {
+        let mut control = command(self.uid, self.bin.join("pg_ctl"));
+        control.arg("-D").arg(self.dir.join("data")).args(["-w", "-l"]).arg(self.dir.join("log"));
+        control.arg("-o").arg(format!("-k {} -h '' -c fsync=off -c max_connections=200", self.dir.display()));
+        let status = control.args(what).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("pg_ctl {what:?} failed"))) }
     }
 }
 

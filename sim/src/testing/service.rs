@@ -372,6 +372,12 @@ impl Ctx {
         self.answer(http::Request::get(url).body(Full::default())?).await
     }
 
+    /// What ghfe answers to a GET of this path: status and text.
+    pub async fn ask_ghfe(&self, path: &str) -> Result<(u16, String), Error> {
+        let url = format!("http://{}{path}", self.service.ghfe);
+        self.answer(http::Request::get(url).body(Full::default())?).await
+    }
+
     async fn answer(&self, request: http::Request<Full<Bytes>>) -> Result<(u16, String), Error> {
         let response = self.http.request(request).await?;
         let status = response.status().as_u16();

@@ -142,10 +142,14 @@ fn delivery(address: &str, id: i64) -> http::Request<Full<Bytes>> {
         "action": "queued", "installation": { "id": 507 },
         "workflow_job": { "id": id, "html_url": "https://github.com/an-org/repo/job/1", "labels": [LABEL] },
         "repository": { "id": 101, "full_name": "an-org/repo", "owner": { "id": 7, "login": "an-org", "type": "Organization" } },
-    })
-    .to_string();
+    });
+    signed(address, "workflow_job", &body)
+}
+
+fn signed(address: &str, event: &str, body: &Value) -> http::Request<Full<Bytes>> {
+    let body = body.to_string();
     http::Request::post(format!("http://{address}/"))
-        .header("x-github-event", "workflow_job")
+        .header("x-github-event", event)
         .header("x-hub-signature-256", signature(WEBHOOK_SECRET, body.as_bytes()))
         .body(Full::new(Bytes::from(body)))
         .unwrap()
@@ -309,4 +313,70 @@ async fn the_demo_on_postgres_leaves_the_specifications_rows() {
     for reason in ["pod_failed", "pod_stuck_pending", "runner_never_registered"] {
         assert!(reasons.iter().any(|known| known == reason), "{reason} among {reasons:?}");
     }
+}
+
+/// What one ghfe captured is played by the demo: jobs that run and jobs that are cancelled, of an organisation and of a
+/// personal account, among deliveries of other events and about jobs that the service ignores.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_plays_what_a_running_ghfe_captured() {
+    let world = World::new().await;
+    let path = file("round-trip.jsonl");
+    let _ = std::fs::remove_file(&path);
+    let mut ghfe = Process::start("ghfe", &world.with(&[("CAPTURE", path.to_str().unwrap())]));
+    let address = ghfe.address().await;
+    until("ready", MINUTE, async || get(&address, "/ready").await).await;
+    // Real bodies, as GitHub's model sends them.
+    let mut github = GitHub::new(1);
+    github.add_account(AccountKind::Organization, 7, "an-org", 507);
+    github.add_repo(101, 7, "an-org/repo");
+    github.add_account(AccountKind::User, 8, "a-user", 508);
+    github.add_repo(201, 8, "a-user/own");
+    let start = (system_clock())();
+    for id in 1..=12 {
+        let labels: &[&str] = if id % 4 == 3 { &["ubuntu-latest"] } else { &[LABEL] };
+        github.queue_job(id, if id % 2 == 0 { 201 } else { 101 }, labels, Span::secs(90), start);
+        match id % 5 {
+            0 => github.cancel_job(id, start + Span::secs(8)),
+            // Its end was never told of.
+            1 => {}
+            _ => github.run_to_end(id, start + Span::secs(30)),
+        }
+    }
+    let mut sent = 0;
+    for outgoing in github.take_outbox() {
+        let body: Value = serde_json::from_str(&outgoing.body).unwrap();
+        let (status, text) = ask(signed(&address, outgoing.event, &body)).await.unwrap();
+        assert_eq!(status, 200, "{text}");
+        sent += 1;
+    }
+    assert_eq!(ask(signed(&address, "ping", &json!({ "zen": "…" }))).await.unwrap().0, 200);
+    let gone = json!({ "action": "deleted", "installation": { "id": 999 } });
+    assert_eq!(ask(signed(&address, "installation", &gone)).await.unwrap().0, 200);
+    // Accepted and ignored, though there is little in them.
+    let null = |key: &str, id: i64| {
+        let mut body = json!({
+            "action": "queued", "installation": { "id": 507 }, "workflow_job": { "id": id, "html_url": "x" },
+            "repository": { "id": 101, "full_name": "an-org/repo",
+                            "owner": { "id": 7, "login": "an-org", "type": "Organization" } },
+        });
+        body["workflow_job"][key] = Value::Null;
+        body
+    };
+    assert_eq!(ask(signed(&address, "workflow_job", &null("labels", 98))).await.unwrap().0, 200);
+    assert_eq!(ask(signed(&address, "workflow_job", &json!({}))).await.unwrap().0, 200);
+    assert_eq!(ask(signed(&address, "workflow_job", &null("id", 99))).await.unwrap().0, 400, "refused, not kept");
+    ghfe.signal("-TERM");
+    assert_eq!(ghfe.ended(STOP).await.0.code(), Some(0));
+    let kept = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(kept.lines().count(), sent + 4, "{kept}");
+
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    demo.args(["--once", "--speed", "60", "--capture"]).arg(&path).env_remove("POSTGRES_URL");
+    demo.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    let out = tokio::task::spawn_blocking(move || demo.output().unwrap()).await.unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(out.status.code(), Some(0), "{text}\n{errors}");
+    let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&report["jobs"], &report["completed"]), (&9.into(), &9.into()), "{text}");
+    assert!(text.contains("4 more ask for labels that the service ignores: they are left out"), "{text}");
 }
