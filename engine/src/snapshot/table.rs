@@ -5,7 +5,10 @@
 //! table everywhere; the ids are GitHub's own numbers, which nobody can choose.
 
 use alloc::{vec, vec::Vec};
-use core::ops::{Index, IndexMut};
+use core::{
+    mem,
+    ops::{Index, IndexMut},
+};
 
 use crate::ids::{EntityId, InstallationId, JobId, OwnerId};
 
@@ -29,10 +32,11 @@ id!(JobId, EntityId, InstallationId, OwnerId);
 /// A row's number.
 pub(crate) type Row = u32;
 
-/// Where a row is: part of its hash, so that most other rows need not be looked at, and its number from 1; 0 is none.
+/// Where a row is: its hash, so that neither a search nor a growing table has to look at rows, and its number from 1; 0 is
+/// none.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    tag: u32,
+    hash: u32,
     row: u32,
 }
 
@@ -56,10 +60,9 @@ impl<K, V> Default for Table<K, V> {
     }
 }
 
-/// Fibonacci hashing, its halves mixed: the upper bits choose the slot, the lower are the tag.
-fn hash(id: impl Id) -> u64 {
-    let product = (id.number() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    product ^ (product >> 32)
+/// Fibonacci hashing: the upper half of the product, whose uppermost bits choose the slot.
+fn hash(id: impl Id) -> u32 {
+    ((id.number() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 impl<K: Id, V> Table<K, V> {
@@ -116,8 +119,8 @@ impl<K: Id, V> Table<K, V> {
     }
 
     /// Where the search for an id begins.
-    fn home(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.slots.len() as u64) >> 32) as usize
+    fn home(&self, hash: u32) -> usize {
+        ((u64::from(hash) * self.slots.len() as u64) >> 32) as usize
     }
 
     fn next(&self, slot: usize) -> usize {
@@ -135,7 +138,7 @@ impl<K: Id, V> Table<K, V> {
             if slot.row == 0 {
                 return None;
             }
-            if slot.tag == hash as u32 && self.entry(slot.row - 1).is_some_and(|entry| entry.0 == id) {
+            if slot.hash == hash && self.entry(slot.row - 1).is_some_and(|entry| entry.0 == id) {
                 return Some(at);
             }
             at = self.next(at);
@@ -155,7 +158,6 @@ impl<K: Id, V> Table<K, V> {
         if (self.len() + 1) * 2 > self.slots.len() {
             self.grow();
         }
-        let hash = hash(id);
         let row = match self.free.pop() {
             Some(row) => {
                 *self.place(row) = Some((id, value));
@@ -163,7 +165,7 @@ impl<K: Id, V> Table<K, V> {
             }
             None => self.push((id, value)),
         };
-        self.enter(hash, row + 1);
+        self.enter(Slot { hash: hash(id), row: row + 1 });
         row
     }
 
@@ -183,19 +185,20 @@ impl<K: Id, V> Table<K, V> {
         row
     }
 
-    fn enter(&mut self, hash: u64, row: u32) {
-        let mut at = self.home(hash);
+    fn enter(&mut self, slot: Slot) {
+        let mut at = self.home(slot.hash);
         while self.slots[at].row != 0 {
             at = self.next(at);
         }
-        self.slots[at] = Slot { tag: hash as u32, row };
+        self.slots[at] = slot;
     }
 
+    /// Slots stand in the order of their hashes, nearly, so both indexes are gone through from one end to the other.
     fn grow(&mut self) {
-        self.slots = vec![Slot::default(); (self.slots.len() * 2).max(16)];
-        for row in 0..self.rows {
-            if let Some((id, _)) = self.entry(row) {
-                self.enter(hash(*id), row + 1);
+        let slots = vec![Slot::default(); (self.slots.len() * 2).max(16)];
+        for slot in mem::replace(&mut self.slots, slots) {
+            if slot.row != 0 {
+                self.enter(slot);
             }
         }
     }
@@ -208,8 +211,7 @@ impl<K: Id, V> Table<K, V> {
         // Whatever comes behind the hole and began its search at or before it moves up, so that searches need no marks.
         let mut at = self.next(hole);
         while self.slots[at].row != 0 {
-            let known = self.entry(self.slots[at].row - 1);
-            let home = known.map_or(at, |(id, _)| self.home(hash(*id)));
+            let home = self.home(self.slots[at].hash);
             let mask = self.slots.len() - 1;
             if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
                 self.slots[hole] = self.slots[at];
