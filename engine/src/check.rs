@@ -214,8 +214,9 @@ fn unserved_jobs(s: &Snapshot, like: &Worker) -> i64 {
         .filter(|job| job.status == Status::Running && !job.requeued && !job.ending)
         .filter_map(|job| job.assignment().map(|assignment| &*assignment.runner))
         .collect();
-    // Only workers that are sure to be idle count against the reservation: online, free in the last listing, and with
-    // a pod that runs. Those on their way serve too, but may be failing in this same decision.
+    // Only workers that are sure to be idle count against the reservation: online, free in the last listing, taken by no
+    // job whose row was failed (GitHub's `busy` lags), and with a pod that runs. Those on their way serve too, but may be
+    // failing in this same decision.
     let idle = s
         .workers
         .values()
@@ -223,7 +224,7 @@ fn unserved_jobs(s: &Snapshot, like: &Worker) -> i64 {
         .filter(|worker| {
             worker.is_active() && worker.idle_since.is_some() && !running.contains(worker.row.name.as_str())
         })
-        .filter(|worker| worker.removing.is_none())
+        .filter(|worker| worker.removing.is_none() && worker.spent_at.is_none())
         .filter(|worker| {
             s.pods.get(&worker.row.name).is_some_and(|pod| !pod.fact.phase.is_ended() && !pod.fact.deleting)
         })

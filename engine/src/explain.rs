@@ -239,14 +239,16 @@ fn missing_views(s: &Snapshot) -> Vec<&'static str> {
     views.into_iter().filter(|(known, _)| !known).map(|(_, name)| name).collect()
 }
 
-/// A group's workers that no running job names, oldest first.
+/// A group's workers that no running job names and that are not known to be taken otherwise, oldest first.
 fn free_workers(s: &Snapshot, group: &Group) -> Vec<(WorkerName, WorkerState)> {
     let scope = &s.scopes[group.scope];
     let mut free: Vec<_> = scope
         .workers
         .iter()
         .filter_map(|name| s.workers.get(name).map(|worker| (name, worker)))
-        .filter(|(name, worker)| worker.is_active() && worker.row.labels == group.key.labels && !s.is_named(name))
+        .filter(|(name, worker)| {
+            worker.is_active() && worker.row.labels == group.key.labels && !s.is_named(name) && !worker.phantom
+        })
         .map(|(name, worker)| {
             let state = match (&worker.stage, worker.row.status, worker.registered) {
                 _ if worker.removing.is_some() => WorkerState::Leaving,

@@ -237,3 +237,60 @@ fn a_job_without_an_installation_is_served_once_any_delivery_of_its_entity_has_t
     assert_eq!(served.iter().map(|(_, job)| job.0).collect::<Vec<_>>(), [1, 2]);
     assert!(served.iter().all(|(worker, _)| worker.installation == InstallationId(501)));
 }
+
+/// A suspended App's pending jobs are failed, and run all the same when it is back: each takes a runner that was made for
+/// another.
+#[test]
+fn a_runner_that_a_failed_job_took_serves_no_other() {
+    let failed = |runner: &str| Job {
+        status: Status::Failed,
+        assignment: on(runner, START),
+        completed_at: Some(START),
+        failure: Some(engine::decision::JobFailure::InstallationSuspended),
+        ..job(1, 1)
+    };
+    let listing = |bench: &mut Bench, busy: bool| {
+        let find = |bench: &Bench| bench.find(|action| matches!(action, engine::decision::Action::ListRunners(_)));
+        while find(bench).is_none() {
+            bench.tick(Span::secs(5));
+        }
+        bench.listed(&[(OURS, true, busy)]);
+        bench.decide();
+    };
+    let mut bench = Bench::new(2);
+    bench.find_worker(Status::Running, PodPhase::Running);
+    bench.answer_writes();
+    bench.apply(Change::Job(job(2, 1)));
+    bench.decide();
+    assert_eq!(bench.reservations(), [], "a free runner is there");
+    listing(&mut bench, false);
+    bench.apply(Change::Job(failed(OURS)));
+    bench.decide();
+    assert_eq!(bench.reservations().iter().map(|(_, job)| job.0).collect::<Vec<_>>(), [2]);
+
+    // GitHub's `busy` lags: a listing that shows it idle soon after says nothing against it.
+    let mut bench = Bench::new(2);
+    bench.find_worker(Status::Running, PodPhase::Running);
+    bench.answer_writes();
+    bench.apply(Change::Job(failed(OURS)));
+    bench.decide();
+    listing(&mut bench, false);
+    bench.apply(Change::Job(job(2, 1)));
+    bench.decide();
+    assert_eq!(bench.reservations().len(), 1);
+
+    // What is idle long after that is free.
+    let mut bench = Bench::new(2);
+    bench.find_worker(Status::Running, PodPhase::Running);
+    bench.answer_writes();
+    bench.apply(Change::Job(failed(OURS)));
+    bench.decide();
+    let told = bench.now;
+    while bench.now.since(told) < bench.policy.timeouts.idle_proof {
+        listing(&mut bench, false);
+    }
+    listing(&mut bench, false);
+    bench.apply(Change::Job(job(2, 1)));
+    bench.decide();
+    assert_eq!(bench.reservations(), []);
+}

@@ -111,6 +111,12 @@ pub fn sweep(options: &Sweep) -> Swept {
         };
         let enough =
             broken.as_ref().is_some_and(|broken| options.first || options.until.as_deref() == Some(broken.invariant));
+        if let Some(broken) = &broken
+            && options.progress
+        {
+            // A long sweep tells its failures as it goes: whoever waits for the end of a million seeds can begin.
+            eprintln!("seed {number}: {}: {}", broken.invariant, broken.what);
+        }
         swept.failed.extend(broken.map(|broken| (number, broken)));
         hashes.insert(number, hash);
         while let Some(hash) = hashes.remove(&expected) {

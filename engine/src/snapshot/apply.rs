@@ -189,12 +189,20 @@ impl Snapshot {
         (gx, self.home_of(gx))
     }
 
-    /// A job that names a runner proves that the runner registered.
+    /// A job that names a runner proves that the runner registered. One whose row was failed is counted no more as what
+    /// keeps it busy, and keeps others from it all the same: a suspended App's jobs are failed, and GitHub runs them when
+    /// it is back.
     fn note_runner(&mut self, job: &Job) {
         let Some(assignment) = &job.assignment else { return };
         let name = WorkerName::new(assignment.runner.clone());
-        if let Some(worker) = self.workers.get_mut(&name) {
-            worker.registered = true;
+        let Some(worker) = self.workers.get_mut(&name) else { return };
+        worker.registered = true;
+        if job.status == Status::Failed && worker.spent_at.is_none() {
+            let now = self.now;
+            self.edit_worker(&name, |worker| {
+                worker.spent_at = Some(now);
+                worker.phantom = true;
+            });
         }
     }
 
@@ -507,6 +515,7 @@ pub(crate) fn found(row: Worker, named: bool) -> WorkerEntry {
         idle_since: None,
         busy_since: None,
         removing: None,
+        spent_at: None,
         phantom: false,
     }
 }

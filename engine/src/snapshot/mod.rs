@@ -187,7 +187,9 @@ pub(crate) struct WorkerEntry {
     pub busy_since: Option<Time>,
     /// Its removal has begun, for this reason.
     pub removing: Option<WorkerFailure>,
-    /// Busy for long with a job nobody has named.
+    /// When a job whose row was failed was first heard to have taken its runner. A runner takes one job in its life.
+    pub spent_at: Option<Time>,
+    /// Busy for long with a job nobody has named, or spent.
     pub phantom: bool,
 }
 

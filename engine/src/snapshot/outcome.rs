@@ -343,7 +343,7 @@ impl Snapshot {
     fn observe_runner(&mut self, entity: EntityId, name: &WorkerName, asked_at: Time) {
         let Some(runner) = self.scopes.get(&entity).map(|scope| scope.runners.get(name)) else { return };
         let (listed, online, busy) = runner.map_or((false, false, false), |r| (true, r.online, r.busy));
-        let phantom_after = self.timeouts.phantom;
+        let (phantom_after, idle_proof) = (self.timeouts.phantom, self.timeouts.idle_proof);
         let since = |known: Option<Time>, holds: bool| if holds { known.or(Some(asked_at)) } else { None };
         // Even a listing that says nothing of it may have been the one it waited for: it is to ask for the next.
         self.touch(Key::Name(name.clone()));
@@ -352,13 +352,17 @@ impl Snapshot {
             return;
         }
         let busy_since = since(worker.busy_since, busy);
-        let phantom = busy_since.is_some_and(|at| asked_at.since(at) >= phantom_after);
+        // GitHub's `busy` lags; what still looks idle after that is free, whatever a job's row said.
+        let free = |at: Time| online && !busy && asked_at.since(at) >= idle_proof;
+        let spent_at = worker.spent_at.filter(|&at| !free(at));
+        let phantom = spent_at.is_some() || busy_since.is_some_and(|at| asked_at.since(at) >= phantom_after);
         let changed = worker.phantom != phantom;
         let edit = |entry: &mut super::WorkerEntry| {
             entry.registered |= online;
             entry.offline_since = since(entry.offline_since, !online);
             entry.idle_since = since(entry.idle_since, online && !busy);
             entry.busy_since = busy_since;
+            entry.spent_at = spent_at;
             entry.phantom = phantom;
             if !listed {
                 entry.runner_gone_at = Some(asked_at);
