@@ -24,6 +24,8 @@ const READ_POINTS: u32 = 1;
 const WRITE_POINTS: u32 = 5;
 /// The most calls a share may save up: enough for a few pages at once, too few for a burst that trips a limit (L7).
 const SHARE_BURST: i64 = 30;
+/// And no more than it gains in so long: each new leader begins with as much, and many in a row must not use up the hour.
+const SHARE_SAVED: Span = Span::secs(150);
 
 /// Growing pauses after failures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -62,17 +64,22 @@ struct Share {
 impl Share {
     fn fill(&mut self, per_hour: i64, now: Time) {
         let elapsed = self.filled_at.map_or(0, |at| now.since(at).0).min(Span::hours(1).0);
-        self.level = (self.level + elapsed * per_hour).min(SHARE_BURST * CALL);
+        self.level = (self.level + elapsed * per_hour).min(Self::full(per_hour));
         self.filled_at = Some(now);
+    }
+
+    /// What it saves up at most: one call at the least.
+    fn full(per_hour: i64) -> i64 {
+        (per_hour * SHARE_SAVED.0).clamp(CALL, SHARE_BURST * CALL)
     }
 
     /// When `calls` can be afforded.
     fn ready_at(&self, calls: i64, per_hour: i64, now: Time) -> Time {
         // A listing may cost more than the bucket holds: it waits for a full one and leaves a debt.
-        let lack = (calls.min(SHARE_BURST) * CALL - self.level).max(0);
         if per_hour <= 0 {
             return Time::NEVER;
         }
+        let lack = ((calls * CALL).min(Self::full(per_hour)) - self.level).max(0);
         now + Span(lack.div_euclid(per_hour) + i64::from(lack.rem_euclid(per_hour) > 0))
     }
 }
@@ -109,6 +116,10 @@ pub struct Allowance {
     points_sum: u32,
     polls: Share,
     lists: Share,
+    /// GitHub has not answered yet, and is being asked.
+    asking: bool,
+    /// It has answered.
+    answered: bool,
     /// Calls under way.
     pub in_flight: u32,
 }
@@ -125,6 +136,8 @@ impl Default for Allowance {
             points_sum: 0,
             polls: full,
             lists: full,
+            asking: false,
+            answered: false,
             in_flight: 0,
         }
     }
@@ -135,12 +148,28 @@ impl Allowance {
         i64::from(self.budget.map_or(governor.assumed_limit, |budget| budget.limit))
     }
 
+    /// Calls an hour that a share of so many percent has now: an even part of what reads may still have of GitHub's hour.
+    /// Otherwise leaders that follow each other quickly, each with its own count, would use it up, and all reading would
+    /// stop until the next one.
+    fn rate(&self, percent: u32, governor: &Governor, now: Time) -> i64 {
+        let limit = self.limit(governor);
+        let share = limit * i64::from(percent) / 100;
+        let Some(budget) = self.budget.filter(|budget| now < budget.reset_at) else { return share };
+        let spare = (i64::from(budget.remaining) - limit * i64::from(governor.reserve_percent) / 100).max(0);
+        let part = spare * i64::from(percent) / i64::from(governor.poll_percent + governor.list_percent).max(1);
+        let evenly = part.saturating_mul(Span::hours(1).0) / budget.reset_at.since(now).0.max(1);
+        share.min(evenly.max(1))
+    }
+
     /// When a call for `usage` may be made: now or later. [`Time::NEVER`] when only an outcome can change the answer.
     pub fn ready_at(&mut self, usage: Use, governor: &Governor, now: Time) -> Time {
         // After a refusal that did not say until when, one call tries whether it is over, so that what has waited does
         // not trip the limit again (L7).
         let at_once = if self.is_tried() { 1 } else { governor.in_flight };
-        if self.in_flight >= at_once {
+        // The first reading asks what is left of the hour: a new leader that began with a burst might take it from what is
+        // kept for provisioning.
+        let reads = matches!(usage, Use::Poll | Use::List { .. });
+        if reads && self.asking || self.in_flight >= at_once {
             return Time::NEVER;
         }
         if now < self.blocked.until {
@@ -150,12 +179,12 @@ impl Allowance {
         let limit = self.limit(governor);
         let (points, floor, share) = match usage {
             Use::Poll => {
-                let rate = limit * i64::from(governor.poll_percent) / 100;
+                let rate = self.rate(governor.poll_percent, governor, now);
                 self.polls.fill(rate, now);
                 (READ_POINTS, governor.reserve_percent, self.polls.ready_at(1, rate, now))
             }
             Use::List { pages } => {
-                let rate = limit * i64::from(governor.list_percent) / 100;
+                let rate = self.rate(governor.list_percent, governor, now);
                 self.lists.fill(rate, now);
                 let pages = pages.max(1);
                 (READ_POINTS * pages, governor.reserve_percent, self.lists.ready_at(i64::from(pages), rate, now))
@@ -167,6 +196,9 @@ impl Allowance {
             Some(b) if i64::from(b.remaining) <= limit * i64::from(floor) / 100 && now < b.reset_at => b.reset_at,
             Some(_) | None => now,
         };
+        // A new hour is a new share.
+        let renewed = self.budget.map(|budget| budget.reset_at).filter(|&at| now < at);
+        let share = renewed.map_or(share, |at| share.min(at));
         share.max(hourly).max(self.points_at(points, now))
     }
 
@@ -202,6 +234,7 @@ impl Allowance {
         };
         self.points.push_back((now, points));
         self.points_sum += points;
+        self.asking |= !self.answered && matches!(usage, Use::Poll | Use::List { .. });
         self.in_flight += 1;
         if let Some(budget) = &mut self.budget {
             budget.remaining = budget.remaining.saturating_sub(calls);
@@ -259,6 +292,7 @@ impl Allowance {
     /// Notes an answer: what is left of the hour, and whether GitHub wants a pause.
     pub fn answered(&mut self, error: Option<&GitHubError>, budget: Option<Budget>, now: Time, timeouts: &Timeouts) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        (self.asking, self.answered) = (false, true);
         if let Some(told) = budget {
             // Answers overtake each other: within one hour's window the lower figure is the later one.
             self.budget = Some(match self.budget {

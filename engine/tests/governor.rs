@@ -137,13 +137,18 @@ fn a_new_leader_spends_what_its_predecessor_left_of_the_minute() {
 
 #[test]
 fn polls_and_listings_have_shares_of_the_hour_and_save_up_only_a_few() {
-    assert_eq!(burst(&mut Allowance::default(), Use::Poll, START, 1_000), 30);
-    assert_eq!(pace(&mut Allowance::default(), Use::Poll, 3_600), 30 + 1_249, "a quarter of 5,000");
-    assert_eq!(pace(&mut Allowance::default(), Use::List { pages: 1 }, 3_600), 30 + 749, "three twentieths");
+    let answered = || {
+        let mut allowance = Allowance::default();
+        allowance.answered(None, None, START, &Timeouts::default());
+        allowance
+    };
+    assert_eq!(burst(&mut answered(), Use::Poll, START, 1_000), 30);
+    assert_eq!(pace(&mut answered(), Use::Poll, 3_600), 30 + 1_249, "a quarter of 5,000");
+    assert_eq!(pace(&mut answered(), Use::List { pages: 1 }, 3_600), 30 + 749, "three twentieths");
     let mut told = Allowance::default();
     told.answered(None, budget(12_500, 12_000, 60), START, &Timeouts::default());
     assert_eq!(pace(&mut told, Use::Poll, 3_600), 30 + 3_124, "a quarter of what GitHub has told");
-    let mut long = Allowance::default();
+    let mut long = answered();
     assert_eq!(burst(&mut long, Use::List { pages: 100 }, START, 10), 1, "more pages than can be saved up for");
     let pages = pace(&mut long, Use::List { pages: 100 }, 3_600) * 100;
     assert!((700..=800).contains(&pages), "{pages} pages an hour all the same");
@@ -363,4 +368,49 @@ fn a_burst_of_jobs_costs_at_most_two_and_a_half_calls_each() {
     let all = mints + polls + lists + deletes;
     eprintln!("mints {mints}, polls {polls}, pages of listings {lists}, deletions {deletes}");
     assert!(f64::from(all) <= 2.5 * f64::from(jobs), "{all} calls for {jobs} jobs");
+}
+
+#[test]
+fn the_first_reading_asks_what_is_left_and_the_others_wait_for_its_answer() {
+    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let mut allowance = Allowance::default();
+    allowance.spend(Use::Poll, &governor, START);
+    for usage in [Use::Poll, Use::List { pages: 1 }] {
+        assert_eq!(allowance.ready_at(usage, &governor, START), Time::NEVER, "{usage:?}");
+    }
+    for usage in [Use::Mint, Use::Delete, Use::Redeliver] {
+        assert!(allowance.is_ready(usage, &governor, START), "{usage:?}: a job does not wait for it");
+    }
+    // Nothing told is an answer too: not every server limits its callers.
+    allowance.answered(None, None, START, &timeouts);
+    assert!(
+        allowance.is_ready(Use::Poll, &governor, START) && allowance.is_ready(Use::List { pages: 1 }, &governor, START)
+    );
+}
+
+/// Leaders that follow each other every 20 s, each with its own count of what it has read and as much to read as it may.
+#[test]
+fn leaders_in_a_row_do_not_read_until_nothing_is_left() {
+    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    // The reserve, but for the first reading of each, which is made before GitHub has told.
+    for (limit, kept) in [(400, 0), (5_000, 1_400)] {
+        let reset = START + Span::hours(1);
+        let (mut remaining, mut read) = (limit, Vec::new());
+        for leader in 0..165 {
+            let (mut allowance, before) = (Allowance::default(), remaining);
+            for second in 0..20 {
+                let now = START + Span::secs(leader * 20 + second);
+                for usage in [Use::List { pages: 1 }, Use::Poll].repeat(60) {
+                    if remaining > 0 && allowance.is_ready(usage, &governor, now) {
+                        allowance.spend(usage, &governor, now);
+                        remaining -= 1;
+                        allowance.answered(None, Some(Budget { limit, remaining, reset_at: reset }), now, &timeouts);
+                    }
+                }
+            }
+            read.push(before - remaining);
+        }
+        assert!(read.iter().all(|&calls| calls > 0), "{limit}: each reads something: {read:?}");
+        assert!(remaining >= kept, "{limit}: {remaining} remain");
+    }
 }
