@@ -202,6 +202,8 @@ pub struct GitHub {
     pub log: Vec<Attempt>,
     /// Attempts that are not over.
     pub under_way: usize,
+    /// Deliveries whose last attempt nobody answered, by GUID.
+    pub unanswered: BTreeSet<Arc<str>>,
     /// Runner entries' ids by their names.
     by_name: BTreeMap<WorkerName, i64>,
     /// Entries that are gone, for listings that lag: (when, entry, id).
@@ -596,6 +598,11 @@ impl Sim {
         entry.ok = status == 200;
         entry.refused = (400..500).contains(&status);
         let refused = u32::from(entry.refused);
+        if entry.ok || entry.refused {
+            self.github.unanswered.remove(&entry.guid);
+        } else {
+            self.github.unanswered.insert(entry.guid.clone());
+        }
         if let Some(posted) = self.posted(attempt) {
             posted.open -= 1;
             posted.refused += refused;

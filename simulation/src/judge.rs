@@ -143,6 +143,8 @@ pub struct Judge {
     offered: VecDeque<(i64, Vec<i64>)>,
     /// Entries that were online and without a job for some time when they were deleted.
     deleted_idle: BTreeMap<WorkerName, i64>,
+    /// How long each job whose end was lost waits for those that were lost before it.
+    turns: BTreeMap<i64, i64>,
     /// What holds that must not for long, and since when.
     held: BTreeMap<(i64, &'static str), i64>,
     /// Something has happened in the world since the last whole look at it.
@@ -199,7 +201,21 @@ impl Sim {
         if self.judge.jobs.get(&id) != Some(&row) {
             self.judge.last_change = self.now;
             self.judge.moved.insert(row.owner, self.now);
+            if is_waiting(&row) {
+                self.judge_needed(&row);
+            }
             self.judge.jobs.insert(id, row);
+        }
+    }
+
+    /// L5 begins anew for a group's free runners when a job of it waits, for however short a time: a look may miss it.
+    fn judge_needed(&mut self, row: &Job) {
+        if self.judge.held.is_empty() {
+            return;
+        }
+        let group = |entry: &Entry| entry.entity == row.entity.0 && entry.labels == row.labels;
+        for (&id, _) in self.github.runners.iter().filter(|(_, entry)| group(entry)) {
+            self.judge.held.remove(&(id, "L5 surplus"));
         }
     }
 
@@ -436,6 +452,10 @@ impl Sim {
             // Who took a job is known at the latest by the next listing.
             let (_, free) = self.demand(entity, labels, LISTED);
             if let Some((_, id)) = self.line(entity, labels).get(free as usize).filter(|it| **it < served) {
+                // An App that was installed anew is known to be there once a delivery of the entity has told.
+                if !self.told().contains(&entity.0) {
+                    continue;
+                }
                 passed = Some(*id);
                 break;
             }
@@ -662,6 +682,14 @@ impl Sim {
     /// Which accounts and entities can be looked after now.
     fn sight(&self) -> Sight {
         let health: Vec<(bool, i64)> = (0..self.github.accounts.len()).map(|it| self.health(it)).collect();
+        let told = self.told();
+        let changes_at = health.iter().map(|it| it.1).min().unwrap_or(i64::MAX);
+        let gone = self.github.accounts.iter().map(|it| it.removed || it.suspended).collect();
+        Sight { healthy: health.into_iter().map(|it| it.0).collect(), gone, told, changes_at }
+    }
+
+    /// Entities of which a delivery has told with the installation that they have now.
+    fn told(&self) -> Vec<i64> {
         let mut told: Vec<i64> = Vec::new();
         for row in self.store.rows.jobs().filter(|row| row.installation.0 != 0) {
             let entity = row.entity.0;
@@ -672,9 +700,7 @@ impl Sim {
                 told.push(entity);
             }
         }
-        let changes_at = health.iter().map(|it| it.1).min().unwrap_or(i64::MAX);
-        let gone = self.github.accounts.iter().map(|it| it.removed || it.suspended).collect();
-        Sight { healthy: health.into_iter().map(|it| it.0).collect(), gone, told, changes_at }
+        told
     }
 
     /// Whether an entity's runners can be looked after: nothing is wrong with its account, and a delivery told of the
@@ -745,6 +771,8 @@ impl Sim {
             // job waits for the others' turns.
             let (a_minute, others) = (i64::from(self.github.accounts[account].limit) / 240, lost[account]);
             let turns = (others - a_minute).max(0) * MINUTE / a_minute.max(1);
+            // Those that were before it keep the turns that they had, though they are made up for by now.
+            let turns = if late { *self.judge.turns.entry(id).or_insert(turns) } else { 0 };
             let limit = if ours { ENDED + turns } else { SWEPT } + if poor { HOUR } else { 0 };
             self.hold("L2 ended", id, late, limit, |_| format!("job {id} has ended and its row says {status:?}"));
             let limit = SWEPT + if poor { HOUR } else { 0 };
@@ -902,6 +930,8 @@ impl Sim {
             pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
         };
         self.github.under_way == 0
+            // What was not answered is still to be repeated, in its time.
+            && self.github.unanswered.is_empty()
             && self.github.jobs.iter().all(job)
             && self.store.rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0))
             && self.github.runners.values().all(|it| !free(it.entity))

@@ -684,7 +684,10 @@ impl Sim {
         if !listens && self.rng.chance(50) {
             return;
         }
-        self.late_call = !listens || mute;
+        let process = &self.schedulers[s];
+        // One that woke after its lease does not know yet that another leads.
+        let deposed = process.epoch.is_none_or(|epoch| epoch.0 != self.store.granted);
+        self.late_call = !listens || mute || deposed;
         let outcome = self.effect(s, &action);
         self.late_call = false;
         if !listens || mute {
