@@ -19,7 +19,9 @@ use crate::{
 pub fn decide(snapshot: &mut Snapshot, policy: &Policy, now: Time) -> Decision {
     let mut turn = Turn::begin(snapshot, policy, now);
     for round in 0..ROUNDS {
-        if round > 0 && !turn.again() {
+        let due = turn.s.take_due(turn.now);
+        // Space may have come free without anything being due; the first round serves all whom it is for.
+        if !due && (round > 0 || !demand_match::has_turn(&turn)) {
             break;
         }
         reconcile_jobs::run(&mut turn);
@@ -51,13 +53,7 @@ impl<'a> Turn<'a> {
         let now = s.now.max(now);
         s.now = now;
         s.adopt_caps(policy);
-        s.take_due(now);
         Self { s, policy, now, actions: Vec::new() }
-    }
-
-    /// Takes what the rules made due; whether there is any.
-    fn again(&mut self) -> bool {
-        self.s.take_due(self.now)
     }
 
     fn end(self) -> Decision {
@@ -77,6 +73,9 @@ impl<'a> Turn<'a> {
 
     /// Has a rule look at each key of one kind that is due, in order.
     pub fn each_due<T>(&mut self, kind: impl Fn(&mut Due) -> &mut Vec<T>, look: impl Fn(&mut Self, &T)) {
+        if kind(&mut self.s.due).is_empty() {
+            return;
+        }
         let keys = mem::take(kind(&mut self.s.due));
         for key in &keys {
             look(self, key);

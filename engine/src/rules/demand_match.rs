@@ -17,8 +17,7 @@ use crate::{
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
     turn.each_due(|due| &mut due.groups, |turn, &gx| release(turn, gx));
-    // Without a view of nodes, pods and rows there is no telling what fits (S16).
-    if !turn.s.nodes_known || turn.s.pods_at.is_none() || turn.s.synced_at.is_none() {
+    if !sees_all(turn) {
         return;
     }
     let mut visited = BTreeSet::new();
@@ -33,6 +32,16 @@ pub(crate) fn run(turn: &mut Turn<'_>) {
         }
         turn.s.refresh(gx);
     }
+}
+
+/// Whether any job is to get a worker now, whatever is due.
+pub(crate) fn has_turn(turn: &Turn<'_>) -> bool {
+    sees_all(turn) && oldest(turn).is_some()
+}
+
+/// Without a view of nodes, pods and rows there is no telling what fits (S16).
+fn sees_all(turn: &Turn<'_>) -> bool {
+    turn.s.nodes_known && turn.s.pods_at.is_some() && turn.s.synced_at.is_some()
 }
 
 /// A group that was held back may take its turn again, unless the store's refusal still holds it.
