@@ -41,7 +41,9 @@ fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let backtrace = std::backtrace::Backtrace::capture();
     let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
     let backtrace = captured.then(|| backtrace.to_string());
-    tracing::error!(panic = panic.payload_as_str(), place, backtrace, "a part of this process failed; this is a bug");
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(|it| &**it));
+    tracing::error!(panic = message, place, backtrace, "a part of this process failed; this is a bug");
 }
 
 /// Opens the port that LISTEN names.
