@@ -27,9 +27,9 @@ pub async fn run(process: impl Future<Output = Result<(), Error>>) -> ExitCode {
 }
 
 /// JSON lines on standard error.
-pub fn log(level: &str) {
+pub fn log(filter: &str) {
     let filter =
-        tracing_subscriber::EnvFilter::try_new(level).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
     std::panic::set_hook(Box::new(tell_panic));
 }
