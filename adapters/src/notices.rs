@@ -47,6 +47,9 @@ enum Subject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Attempt(&'static str, InstallationId);
 
+/// What any call that works shows to work.
+const ANY_CALL: Attempt = Attempt("any call", InstallationId(0));
+
 #[derive(Debug)]
 struct Trouble {
     since: Instant,
@@ -116,7 +119,7 @@ impl Notices {
         result: &Result<T, GitHubError>,
     ) {
         let id = installation.unwrap_or(InstallationId(0));
-        let contact = Attempt("any call", id);
+        let contact = Attempt(ANY_CALL.0, id);
         let own = Attempt(attempt, id);
         let subject = Subject::Installation(app, id);
         let refusal = match result {
@@ -160,7 +163,21 @@ impl Notices {
         match result {
             Err(StoreError::Unavailable { message }) => self.failed(Subject::Store, own, attempt, message),
             // Another leads, or one row is at fault: the store itself is well.
-            Err(StoreError::Fenced { .. } | StoreError::Unstorable { .. }) | Ok(_) => self.worked(Subject::Store, own),
+            Err(StoreError::Fenced { .. } | StoreError::Unstorable { .. }) | Ok(_) => {
+                self.worked(Subject::Store, own);
+                self.worked(Subject::Store, ANY_CALL);
+            }
+        }
+    }
+
+    /// The same for what is asked once, for a person who looks at a page: nobody asks again, so that whatever else works
+    /// shows that this would, too.
+    pub fn store_once<T>(&self, attempt: &'static str, result: &Result<T, StoreError>) {
+        match result {
+            Err(StoreError::Unavailable { message }) => self.failed(Subject::Store, ANY_CALL, attempt, message),
+            Err(StoreError::Fenced { .. } | StoreError::Unstorable { .. }) | Ok(_) => {
+                self.worked(Subject::Store, ANY_CALL);
+            }
         }
     }
 
@@ -356,6 +373,18 @@ pub(crate) mod tests {
     fn what_is_never_tried_again_does_not_keep_a_trouble_alive() {
         let calls = [(0, A, Some("away")), (1, B, Some("away")), (2, B, None), (250, B, None), (301, B, None)];
         assert_eq!(play(&calls), lines(&[(0, "begun away"), (301, "over 301 2")]));
+    }
+
+    #[test]
+    fn a_page_that_could_not_be_read_is_forgotten_when_anything_works_and_a_write_that_failed_is_not() {
+        let notices = Notices::default();
+        notices.store_once("read for /usage", &away());
+        assert_eq!(notices.now().len(), 1);
+        notices.store("record deliveries", &Ok(()));
+        assert_eq!(notices.now(), Vec::<String>::new());
+        notices.store("record deliveries", &away());
+        notices.store_once("read for /usage", &Ok(()));
+        assert_eq!(notices.now().len(), 1, "what is read says nothing of what is written");
     }
 
     #[test]

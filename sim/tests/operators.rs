@@ -56,7 +56,8 @@ fn log() -> (Log, MutexGuard<'static, ()>) {
     let log = LOG.get_or_init(|| {
         let log = Log::default();
         let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO);
+        let filter = tracing_subscriber::EnvFilter::new(config::log_filter("info"));
+        let subscriber = tracing_subscriber::fmt().json().with_env_filter(filter);
         subscriber.with_writer(move || writer.clone()).init();
         log
     });
@@ -84,6 +85,9 @@ impl Log {
     fn only(&self, what: &str, is_over: bool) -> (String, String) {
         let mut told = self.troubles();
         assert!(told.len() <= 4, "a flood: {told:#?}");
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let libraries: Vec<&str> = text.lines().filter(|line| !line.contains("\"target\":\"adapters::")).collect();
+        assert!(libraries.is_empty(), "libraries tell of it too: {libraries:#?}");
         told.retain(|line| line[1].starts_with(what));
         // A connection that breaks is one error, and that none can be made is another.
         told.retain(|line| line[1] != format!("{what}: trouble goes on, with another error"));
@@ -311,8 +315,8 @@ fn a_listener_that_is_lost_and_regained_is_told_once_each() {
         let setup = Setup { store: store.clone(), policy, pods, listen: None, capture: None, seed: 1, check: true };
         let service = Service::start(&models, setup).await.unwrap();
         let now = || (models.clock)();
-        let begun = tokio::time::Instant::now();
         let until = async |what: &str, condition: &dyn Fn() -> bool| {
+            let begun = tokio::time::Instant::now();
             while !condition() {
                 assert!(begun.elapsed() < PATIENCE, "not in time: {what}: {:#?}", lines_of(&log, "adapters::postgres"));
                 tokio::task::yield_now().await;

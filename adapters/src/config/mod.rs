@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
         let words = ["off", "error", "warn", "info", "debug", "trace"];
         let plain = level.chars().all(|c| c.is_ascii_alphabetic());
         if tracing_subscriber::EnvFilter::try_new(&level).is_ok() && (!plain || words.contains(&level.as_str())) {
-            return Some(level);
+            return Some(log_filter(&level));
         }
         self.wrong(format!(
             "LOGLEVEL is {level:?}: write error, warn, info, debug or trace, or a filter such as info,adapters=debug"
@@ -228,6 +228,17 @@ impl<'a> Reader<'a> {
             Some(made) if self.wrong.is_empty() => Ok(made),
             Some(_) | None => Err(ConfigErrors(self.wrong)),
         }
+    }
+}
+
+/// The filter that a level stands for. Up to `info` libraries do not tell of each call and connection that fails:
+/// [`crate::notices`] tells that it begins, and that it is over. Slow statements are told of all the same. Any other filter
+/// is taken as it is.
+pub fn log_filter(level: &str) -> String {
+    match level {
+        "error" => "error,kube=off".to_owned(),
+        "warn" | "info" => format!("{level},kube=off,sqlx=error,sqlx::query=warn"),
+        _ => level.to_owned(),
     }
 }
 
@@ -310,4 +321,54 @@ pub fn built_in(realm: Realm) -> Result<(Policy, PodSettings), ConfigErrors> {
     file::read(BUILT_IN, "the built-in configuration", realm)
         .map(|(policy, pods, _)| (policy, pods))
         .map_err(ConfigErrors)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn at_the_usual_levels_libraries_do_not_tell_of_each_call_that_fails() {
+        for (level, expected) in [
+            ("error", "adapters-error "),
+            ("warn", "adapters-error adapters-warn slow-statement "),
+            ("info", "adapters-error adapters-warn adapters-info slow-statement "),
+            ("info,adapters=debug", "adapters-error adapters-warn adapters-info slow-statement kube pool "),
+        ] {
+            let kept = Kept::default();
+            let writer = kept.clone();
+            let filter = tracing_subscriber::EnvFilter::new(log_filter(level));
+            let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || writer.clone());
+            tracing::subscriber::with_default(subscriber.with_ansi(false).finish(), || {
+                tracing::error!(target: "adapters::notices", "adapters-error");
+                tracing::warn!(target: "adapters::notices", "adapters-warn");
+                tracing::info!(target: "adapters::scheduler", "adapters-info");
+                tracing::warn!(target: "sqlx::query", "slow-statement");
+                tracing::error!(target: "kube_client::client::builder", "kube");
+                tracing::info!(target: "sqlx_core::pool::inner", "pool");
+            });
+            let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+            let told: String = text.lines().map(|line| line.rsplit(' ').next().unwrap().to_owned() + " ").collect();
+            assert_eq!(told, expected, "{level}");
+        }
+    }
 }

@@ -142,7 +142,9 @@ fn describe(error: &sqlx::Error) -> String {
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) => format!("connection: {}", error.kind()),
         sqlx::Error::Tls(_) => "the TLS handshake failed".to_owned(),
-        sqlx::Error::PoolTimedOut => format!("no connection became free within {} s", ACQUIRE_LIMIT.as_secs()),
+        sqlx::Error::PoolTimedOut => {
+            format!("no connection within {} s: none can be made, or all are in use", ACQUIRE_LIMIT.as_secs())
+        }
         sqlx::Error::PoolClosed => "the connection pool is closed".to_owned(),
         other => other.to_string(),
     }

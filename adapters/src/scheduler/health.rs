@@ -7,7 +7,7 @@ use std::sync::{
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -163,6 +163,7 @@ pub fn router(health: Arc<Health>, clock: Clock) -> Router {
         .route("/health", get(alive))
         .route("/status", get(status))
         .route("/jobs/{id}/why", get(why))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "no such page: see /health, /status and /jobs/{id}/why\n") })
         .with_state(Shown { health, clock })
 }
 
@@ -191,7 +192,11 @@ async fn status(State(shown): State<Shown>) -> Json<Status> {
     Json(shown.health.status((shown.clock)()))
 }
 
-async fn why(State(shown): State<Shown>, Path(id): Path<i64>) -> Response {
+async fn why(State(shown): State<Shown>, id: Result<Path<i64>, PathRejection>) -> Response {
+    let Ok(Path(id)) = id else {
+        return (StatusCode::BAD_REQUEST, "a job is named by its number on GitHub: /jobs/29000000000/why\n")
+            .into_response();
+    };
     let (answer, explanation) = oneshot::channel();
     let unavailable = || {
         (StatusCode::SERVICE_UNAVAILABLE, "this scheduler does not lead, or is busy: ask again, or ask the leader\n")
@@ -246,6 +251,25 @@ mod tests {
         assert_eq!((status, head.as_str()), (503, "false true 3"));
         assert_eq!(text, "stalled: the scheduler's loop last turned 61000 ms ago\n");
         assert_eq!(ask(&health, -3_600_000, "*/*").await.0, 503, "nor does a clock that was set back keep it alive");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_answered_says_what_can() {
+        let health = Arc::new(Health::default());
+        let clock: Clock = Arc::new(|| Time(BEGUN));
+        for (path, status, says) in [
+            ("/", 404, "see /health, /status and /jobs/{id}/why"),
+            ("/jobs/abc/why", 400, "/jobs/29000000000/why"),
+            ("/jobs/99999999999999999999/why", 400, "/jobs/29000000000/why"),
+            ("/jobs/%ff/why", 400, "/jobs/29000000000/why"),
+            ("/jobs/1/why", 503, "ask the leader"),
+        ] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let answer = router(health.clone(), clock.clone()).oneshot(request).await.unwrap();
+            assert_eq!(answer.status().as_u16(), status, "{path}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert!(String::from_utf8_lossy(&body).contains(says), "{path}: {body:?}");
+        }
     }
 
     #[tokio::test]

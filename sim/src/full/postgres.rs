@@ -293,14 +293,14 @@ impl Client {
     async fn ask(&self, request: Request) -> Result<Reply, StoreError> {
         let Ok(place) = timeout(ACQUIRE_LIMIT, self.places.acquire()).await else {
             self.world.more(More::PoolExhausted);
-            return Err(broken("no connection became free within 5 s"));
+            return Err(broken("no connection within 5 s: none can be made, or all are in use"));
         };
         let _place = place.map_err(|_| broken("the pool is closed"))?;
         let idle = lock(&self.idle).pop();
         if idle.as_ref().is_some_and(|session| session.is_orphan(&self.world)) {
             // The pool asks whether a session is alive before it gives it away.
             sleep(ACQUIRE_LIMIT).await;
-            return Err(broken("no connection became free within 5 s"));
+            return Err(broken("no connection within 5 s: none can be made, or all are in use"));
         }
         let mut session = match idle.filter(|session| !session.0.is_closed()) {
             Some(session) => session,

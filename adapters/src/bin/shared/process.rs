@@ -27,9 +27,9 @@ pub async fn run(process: impl Future<Output = Result<(), Error>>) -> ExitCode {
 }
 
 /// JSON lines on standard error.
-pub fn log(level: &str) {
+pub fn log(filter: &str) {
     let filter =
-        tracing_subscriber::EnvFilter::try_new(level).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
     std::panic::set_hook(Box::new(tell_panic));
 }
@@ -41,7 +41,9 @@ fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let backtrace = std::backtrace::Backtrace::capture();
     let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
     let backtrace = captured.then(|| backtrace.to_string());
-    tracing::error!(panic = panic.payload_as_str(), place, backtrace, "a part of this process failed; this is a bug");
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(|it| &**it));
+    tracing::error!(panic = message, place, backtrace, "a part of this process failed; this is a bug");
 }
 
 /// Opens the port that LISTEN names.

@@ -32,7 +32,7 @@ fn wants_json(headers: &HeaderMap) -> bool {
 /// Active jobs and workers; a store that does not give them is told of as of any other call to it.
 async fn read_usage(ghfe: &Ghfe) -> Result<Usage, StoreError> {
     let usage = ghfe.store.usage().await;
-    ghfe.ingest.notices().store("read for /usage", &usage);
+    ghfe.ingest.notices().store_once("read for /usage", &usage);
     usage
 }
 
@@ -114,7 +114,7 @@ async fn read(
         params.map_err(|_| refuse("the query cannot be read: give start, end, page and per_page once at most"))?;
     let range = params.read((ghfe.clock)()).map_err(|message| refuse(&message))?;
     let page = ghfe.store.history(range.query).await;
-    ghfe.ingest.notices().store("read for /history", &page);
+    ghfe.ingest.notices().store_once("read for /history", &page);
     Ok((range, page.map_err(|_| unavailable())?))
 }
 
