@@ -788,7 +788,7 @@ impl Look<'_> {
     }
 
     fn is_healthy(&self, github: &GitHub, account: i64) -> bool {
-        let known = github.accounts.get(&account).is_some_and(|it| !it.removed && !it.suspended);
+        let known = has_app(github, account);
         let judge = lock(&self.world.judge);
         let blocked = judge.blocked.get(&account).copied().unwrap_or(0);
         let until = blocked.max(judge.untold.get(&account).map_or(0, |it| it.1));
@@ -796,12 +796,19 @@ impl Look<'_> {
         known && !waits && judge.trouble.get(&account).is_none_or(|until| self.now > *until)
     }
 
-    /// Whether an entity's runners can be looked after: nothing is wrong with its account, and a delivery told of the
-    /// installation that it has now.
+    /// Whether an entity's runners can be looked after now: they are ours to look after, and nothing is wrong with its
+    /// account.
     fn is_reachable(&self, github: &GitHub, entity: i64) -> bool {
+        account_of(github, entity).is_none_or(|account| self.is_healthy(github, account))
+            && self.is_ours(github, entity)
+    }
+
+    /// Whether an entity's runners are ours to look after, if not now then when a limit is over: its account has the App,
+    /// and a delivery told of the installation that it has now.
+    fn is_ours(&self, github: &GitHub, entity: i64) -> bool {
         let Some(account) = account_of(github, entity) else { return true };
         let installation = github.accounts.get(&account).map_or(0, |it| it.installation);
-        self.is_healthy(github, account) && self.named.contains(&(entity, installation))
+        has_app(github, account) && self.named.contains(&(entity, installation))
     }
 
     /// L9: who is told to stop ends in time.
@@ -1025,12 +1032,13 @@ impl Look<'_> {
         let rows = &self.database.rows;
         let done = self.world.github.peek(|github| {
             let posted = posted(github, self.calm());
-            let free = |entity: i64| self.is_reachable(github, entity);
+            // What a limit keeps from being done now is done when the limit is over, and is waited for.
+            let free = |entity: i64| self.is_ours(github, entity);
             let jobs = github.jobs.iter().all(|(id, job)| {
                 let account = github.repos.get(&job.repo).map_or(0, |repo| repo.account);
                 let row = rows.job(JobId(*id));
                 let given_up = row.is_some_and(|row| row.status == Status::Failed);
-                !self.is_healthy(github, account)
+                !has_app(github, account)
                     // Queued while the App was not installed: nobody ever told us.
                     || !posted.contains_key(id)
                     || (matches!(job.state, JobState::Completed(_)) && row.is_none_or(|row| row.status.is_ended()))
@@ -1072,6 +1080,11 @@ impl Look<'_> {
         }
         true
     }
+}
+
+/// Whether the App is there, and may be used.
+fn has_app(github: &GitHub, account: i64) -> bool {
+    github.accounts.get(&account).is_some_and(|it| !it.removed && !it.suspended)
 }
 
 /// The worker that a job's group would get.
