@@ -94,6 +94,12 @@ pub enum Use {
         /// Pages.
         pages: u32,
     },
+    /// A listing of a scope that has workers: boards held by runners that do nothing are found and taken back by it.
+    /// Provisioning waits for that, so the reserve is its too; the share is that of all listings.
+    Proof {
+        /// Pages.
+        pages: u32,
+    },
     /// A JIT configuration: one write.
     Mint,
     /// Deleting a runner: one write.
@@ -110,6 +116,8 @@ pub struct Allowance {
     pub blocked: Backoff,
     /// Refusals in a row that did not say until when.
     untold: u32,
+    /// Refusals in a row whose time had passed already.
+    passed: u32,
     /// What blocks, or did last, is a limit.
     limited: bool,
     points: VecDeque<(Time, u32)>,
@@ -131,6 +139,7 @@ impl Default for Allowance {
             budget: None,
             blocked: Backoff::default(),
             untold: 0,
+            passed: 0,
             limited: false,
             points: VecDeque::new(),
             points_sum: 0,
@@ -148,14 +157,14 @@ impl Allowance {
         i64::from(self.budget.map_or(governor.assumed_limit, |budget| budget.limit))
     }
 
-    /// Calls an hour that a share of so many percent has now: an even part of what reads may still have of GitHub's hour.
-    /// Otherwise leaders that follow each other quickly, each with its own count, would use it up, and all reading would
+    /// Calls an hour that a share of so many percent has now: an even part of what reads may still have of GitHub's hour,
+    /// where so many percent are kept from them. Otherwise leaders that follow each other quickly, each with its own count, would use it up, and all reading would
     /// stop until the next one.
-    fn rate(&self, percent: u32, governor: &Governor, now: Time) -> i64 {
+    fn rate(&self, percent: u32, reserve: u32, governor: &Governor, now: Time) -> i64 {
         let limit = self.limit(governor);
         let share = limit * i64::from(percent) / 100;
         let Some(budget) = self.budget.filter(|budget| now < budget.reset_at) else { return share };
-        let spare = (i64::from(budget.remaining) - limit * i64::from(governor.reserve_percent) / 100).max(0);
+        let spare = (i64::from(budget.remaining) - limit * i64::from(reserve) / 100).max(0);
         let part = spare * i64::from(percent) / i64::from(governor.poll_percent + governor.list_percent).max(1);
         let evenly = part.saturating_mul(Span::hours(1).0) / budget.reset_at.since(now).0.max(1);
         share.min(evenly.max(1))
@@ -168,7 +177,7 @@ impl Allowance {
         let at_once = if self.is_tried() { 1 } else { governor.in_flight };
         // The first reading asks what is left of the hour: a new leader that began with a burst might take it from what is
         // kept for provisioning.
-        let reads = matches!(usage, Use::Poll | Use::List { .. });
+        let reads = matches!(usage, Use::Poll | Use::List { .. } | Use::Proof { .. });
         if reads && self.asking || self.in_flight >= at_once {
             return Time::NEVER;
         }
@@ -179,15 +188,17 @@ impl Allowance {
         let limit = self.limit(governor);
         let (points, floor, share) = match usage {
             Use::Poll => {
-                let rate = self.rate(governor.poll_percent, governor, now);
+                let reserve = governor.reserve_percent;
+                let rate = self.rate(governor.poll_percent, reserve, governor, now);
                 self.polls.fill(rate, now);
-                (READ_POINTS, governor.reserve_percent, self.polls.ready_at(1, rate, now))
+                (READ_POINTS, reserve, self.polls.ready_at(1, rate, now))
             }
-            Use::List { pages } => {
-                let rate = self.rate(governor.list_percent, governor, now);
+            Use::List { pages } | Use::Proof { pages } => {
+                let reserve = if matches!(usage, Use::Proof { .. }) { 0 } else { governor.reserve_percent };
+                let rate = self.rate(governor.list_percent, reserve, governor, now);
                 self.lists.fill(rate, now);
                 let pages = pages.max(1);
-                (READ_POINTS * pages, governor.reserve_percent, self.lists.ready_at(i64::from(pages), rate, now))
+                (READ_POINTS * pages, reserve, self.lists.ready_at(i64::from(pages), rate, now))
             }
             Use::Mint => (mint_points(governor), 0, now),
             Use::Delete | Use::Redeliver => (WRITE_POINTS, 0, now),
@@ -202,9 +213,9 @@ impl Allowance {
         share.max(hourly).max(self.points_at(points, now))
     }
 
-    /// Whether a refusal that did not say until when may still hold: the next call tries.
+    /// Whether a refusal that did not say until when, or whose time had passed, may still hold: the next call tries.
     pub fn is_tried(&self) -> bool {
-        self.untold > 0
+        self.untold > 0 || self.passed > 0
     }
 
     /// Whether what blocks is a limit, and not that GitHub is out of reach.
@@ -224,7 +235,7 @@ impl Allowance {
                 self.polls.level -= CALL;
                 (READ_POINTS, 1)
             }
-            Use::List { pages } => {
+            Use::List { pages } | Use::Proof { pages } => {
                 let pages = pages.max(1);
                 self.lists.level -= i64::from(pages) * CALL;
                 (READ_POINTS * pages, pages)
@@ -234,7 +245,7 @@ impl Allowance {
         };
         self.points.push_back((now, points));
         self.points_sum += points;
-        self.asking |= !self.answered && matches!(usage, Use::Poll | Use::List { .. });
+        self.asking |= !self.answered && matches!(usage, Use::Poll | Use::List { .. } | Use::Proof { .. });
         self.in_flight += 1;
         if let Some(budget) = &mut self.budget {
             budget.remaining = budget.remaining.saturating_sub(calls);
@@ -308,10 +319,17 @@ impl Allowance {
                 self.limited = true;
                 // GitHub's advice where it gives none: at least a minute, then exponentially longer.
                 // One failure per pause: the answers of a burst that was under way count once.
-                let minute = now + Span(Span::mins(1).0 << self.untold.min(5));
                 let fresh = now >= self.blocked.until;
+                let told = until.filter(|&until| until > now);
+                // A time that has passed tells only that the clocks differ, or that the answer was long on its way: what
+                // waits would be sent and refused again and again until GitHub's clock is there.
+                let pause = match until {
+                    Some(_) => (timeouts.backoff.0 << self.passed.min(5)).min(timeouts.backoff_max.0),
+                    None => Span::mins(1).0 << self.untold.min(5),
+                };
                 self.untold = self.untold.saturating_add(u32::from(fresh && until.is_none()));
-                let until = until.map(|until| until.max(now + Span::secs(1))).or(fresh.then_some(minute));
+                self.passed = self.passed.saturating_add(u32::from(fresh && until.is_some() && told.is_none()));
+                let until = told.or(fresh.then_some(now + Span(pause)));
                 self.blocked.until = until.map_or(self.blocked.until, |until| until.max(self.blocked.until));
                 self.blocked.failures = self.blocked.failures.saturating_add(u32::from(fresh));
             }
@@ -330,7 +348,7 @@ impl Allowance {
             | None => {
                 if now >= self.blocked.until {
                     self.blocked.clear();
-                    self.untold = 0;
+                    (self.untold, self.passed) = (0, 0);
                     self.limited = false;
                 }
             }

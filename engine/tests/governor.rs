@@ -167,12 +167,21 @@ fn reads_stop_where_the_reserve_begins_and_provisioning_goes_on_to_the_last_call
             let expected = if reads { START } else { reset };
             assert_eq!(allowance.ready_at(usage, &governor, START), expected, "{usage:?} with {remaining}");
         }
-        for usage in [Use::Mint, Use::Delete, Use::Redeliver] {
+        for usage in [Use::Proof { pages: 1 }, Use::Mint, Use::Delete, Use::Redeliver] {
             let expected = if writes { START } else { reset };
             assert_eq!(allowance.ready_at(usage, &governor, START), expected, "{usage:?} with {remaining}");
         }
         assert!(allowance.is_ready(Use::Poll, &governor, reset), "a new hour");
     }
+}
+
+#[test]
+fn what_frees_a_board_is_read_from_the_reserve_and_leaves_most_of_it_to_provision_with() {
+    let mut allowance = Allowance::default();
+    allowance.answered(None, budget(5_000, 1_000, 60), START, &Timeouts::default());
+    assert_eq!(pace(&mut allowance.clone(), Use::List { pages: 1 }, 3_600), 0);
+    let read = pace(&mut allowance, Use::Proof { pages: 1 }, 3_599);
+    assert!((100..600).contains(&read), "{read} of 1,000");
 }
 
 #[test]
@@ -240,6 +249,24 @@ fn a_refusal_without_a_time_costs_a_minute_and_each_further_one_twice_as_long() 
     allowance.answered(None, None, now, &timeouts);
     allowance.answered(Some(&refusal), None, now, &timeouts);
     assert_eq!(allowance.blocked.until, now + MINUTE, "after a success from the beginning");
+}
+
+/// This clock is ahead of GitHub's.
+#[test]
+fn a_refusal_whose_time_has_passed_is_tried_again_by_one_call_ever_more_rarely() {
+    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let refusal = GitHubError::RateLimited { until: Some(START - Span::secs(20)) };
+    let mut allowance = Allowance::default();
+    let mut now = START;
+    for seconds in [5, 10, 20, 40, 60, 60] {
+        allowance.answered(Some(&refusal), None, now, &timeouts);
+        assert_eq!(allowance.blocked.until, now + Span::secs(seconds));
+        now = allowance.blocked.until;
+        allowance.spend(Use::Mint, &governor, now);
+        assert_eq!(allowance.ready_at(Use::Mint, &governor, now), Time::NEVER, "the others wait for its answer");
+    }
+    allowance.answered(None, None, now, &timeouts);
+    assert!(allowance.is_ready(Use::Mint, &governor, now));
 }
 
 #[test]

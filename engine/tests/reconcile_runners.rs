@@ -247,6 +247,21 @@ const CASES: &[Case] = &[
         bench.answer(chosen.id, Outcome::RunnerDeleted(refused(GitHubError::RunnerBusy)));
         stays(bench, F::Surplus, BUSY, HOUR);
     }),
+    ("its pod ends by itself meanwhile: it ends as its pod did", |bench| {
+        for phase in [PodPhase::Failed, PodPhase::Succeeded] {
+            let mut bench = Bench::new(4);
+            bench.find_worker(Status::Running, PodPhase::Running);
+            let reason = Reason::RunnerBeforePod(F::Surplus);
+            let chosen = bench.until(&reason, Some(IDLE), Span::mins(10)).expect("it is surplus");
+            bench.answer(chosen.id, Outcome::RunnerDeleted(away()));
+            bench.see(pod(OURS, phase, START));
+            bench.decide();
+            assert_eq!(bench.why(&Reason::WorkerFailed(F::Surplus)), None);
+            let failed = bench.why(&Reason::WorkerFailed(F::PodFailed)).is_some();
+            assert_eq!((failed, bench.why(&Reason::PodPhase).is_some()), (phase == PodPhase::Failed, !failed));
+        }
+        let _ = bench;
+    }),
     ("its deletion was not answered: it is tried again, and nothing else is done to it", |bench| {
         bench.find_worker(Status::Running, PodPhase::Running);
         let reason = Reason::RunnerBeforePod(F::Surplus);

@@ -186,6 +186,15 @@ fn remove(turn: &mut Turn<'_>, name: &WorkerName, failure: WorkerFailure) {
         give_up_removal(turn, name);
         return;
     }
+    let ended = pod.as_ref().is_some_and(|(_, phase)| phase.is_ended());
+    let unregistered = worker.runner_gone_at.is_some_and(|at| at > since);
+    if failure == WorkerFailure::Surplus && ended && !unregistered {
+        // It ended by itself, perhaps of a job that nobody told of: its pod's phase says how.
+        if let Some(worker) = turn.s.workers.get_mut(name) {
+            worker.removing = None;
+        }
+        return;
+    }
     let alive = pod.as_ref().is_some_and(|(_, phase)| !phase.is_ended());
     let clearance = if alive {
         removal::clear_runner(turn, name, entity, since, removal::before_pod(failure))
@@ -333,7 +342,9 @@ fn list(turn: &mut Turn<'_>, entity: EntityId) {
         return;
     }
     let due = due.max(scope.backoff.until);
-    let ready = turn.s.installation(target.installation).allowance.ready_at(Use::List { pages }, &governor, now);
+    // Only a listing shows that a board is held by a runner that does nothing.
+    let usage = if scope.active > 0 { Use::Proof { pages } } else { Use::List { pages } };
+    let ready = turn.s.installation(target.installation).allowance.ready_at(usage, &governor, now);
     if ready == Time::NEVER {
         return turn.s.wake(Key::Scope(entity), now + turn.policy.timeouts.backoff);
     }
@@ -341,7 +352,7 @@ fn list(turn: &mut Turn<'_>, entity: EntityId) {
     if at > now {
         return turn.s.wake(Key::Scope(entity), at);
     }
-    turn.s.installation(target.installation).allowance.spend(Use::List { pages }, &governor, now);
+    turn.s.installation(target.installation).allowance.spend(usage, &governor, now);
     if let Some(scope) = turn.s.scopes.get_mut(&entity) {
         scope.in_flight = true;
     }
