@@ -18,6 +18,7 @@ use futures::{
 use secrecy::SecretString;
 
 use crate::{
+    notices::Notices,
     ports::{
         Changes, Cluster, ClusterEvent, Cursor, GitHub, HistoryPage, HistoryQuery, JitConfig, Lease, Store, StoreWrite,
         Usage,
@@ -159,7 +160,7 @@ impl GitHub for Frail {
 }
 
 impl Cluster for Frail {
-    fn watch(&self) -> BoxStream<'static, ClusterEvent> {
+    fn watch(&self, _: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
         self.fail_if(Panics::Watching);
         stream::pending().boxed()
     }

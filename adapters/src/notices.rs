@@ -141,19 +141,31 @@ impl Notices {
         }
     }
 
-    /// Notes how a call to the cluster, or a watch of it, ended.
+    /// Notes how a call to the cluster ended.
     pub fn cluster<T>(&self, attempt: &'static str, result: &Result<T, ClusterError>) {
         let own = Attempt(attempt, InstallationId(0));
         match result {
             Err(ClusterError::Unavailable { message }) => self.failed(Subject::Kubernetes, own, attempt, message),
             Err(ClusterError::Refused { status, message }) => {
                 self.worked(Subject::Kubernetes, own);
+                self.worked(Subject::Kubernetes, ANY_CALL);
                 self.failed(Subject::Refusal, own, attempt, &format!("refused with {status}: {message}"));
             }
             Err(ClusterError::AlreadyExists | ClusterError::NotFound) | Ok(_) => {
                 self.worked(Subject::Kubernetes, own);
+                self.worked(Subject::Kubernetes, ANY_CALL);
                 self.worked(Subject::Refusal, own);
             }
+        }
+    }
+
+    /// Notes that a watch of the cluster broke with this message, or that it showed something. One that is up again and has
+    /// nothing to show says nothing: any call that works speaks for it. Where calls work and the watch does not, it keeps
+    /// coming back, and so does not count as over.
+    pub fn watch(&self, attempt: &'static str, result: Result<(), &str>) {
+        match result {
+            Ok(()) => self.worked(Subject::Kubernetes, ANY_CALL),
+            Err(message) => self.failed(Subject::Kubernetes, ANY_CALL, attempt, message),
         }
     }
 
@@ -373,6 +385,19 @@ pub(crate) mod tests {
     fn what_is_never_tried_again_does_not_keep_a_trouble_alive() {
         let calls = [(0, A, Some("away")), (1, B, Some("away")), (2, B, None), (250, B, None), (301, B, None)];
         assert_eq!(play(&calls), lines(&[(0, "begun away"), (301, "over 301 2")]));
+    }
+
+    #[test]
+    fn a_watch_that_broke_is_over_when_a_call_works_and_a_call_is_not_when_a_watch_does() {
+        let notices = Notices::default();
+        let away = || Err::<(), _>(ClusterError::Unavailable { message: "away".to_owned() });
+        notices.watch("watch nodes", Err("away"));
+        assert_eq!(notices.now().len(), 1);
+        notices.cluster("list pods", &Ok(()));
+        assert_eq!(notices.now(), Vec::<String>::new());
+        notices.cluster("create a pod", &away());
+        notices.watch("watch pods", Ok(()));
+        assert_eq!(notices.now().len(), 1);
     }
 
     #[test]

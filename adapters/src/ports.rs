@@ -17,6 +17,8 @@ use futures::{future::BoxFuture, stream::BoxStream};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use crate::notices::Notices;
+
 /// The wall clock, as a port: the simulator has its own, and can skew it per node.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
 
@@ -221,7 +223,8 @@ pub enum ClusterEvent {
 /// Kubernetes.
 pub trait Cluster: Send + Sync + 'static {
     /// Watches pods and nodes. Never ends; reconnects by itself, with a pause that grows, and says everything anew then.
-    fn watch(&self) -> BoxStream<'static, ClusterEvent>;
+    /// How that goes is noted in `notices`, for it is the same trouble as that of any other call.
+    fn watch(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent>;
 
     /// All pods with our label, from the cluster and not from a cache, all pages. `asked_at` is read before the request.
     fn list_pods(&self) -> BoxFuture<'_, Result<PodListing, ClusterError>>;

@@ -170,6 +170,10 @@ fn one_variables_mistake_is_one_message() {
     let no_staging = "STAGING_URL is not set: production forwards there what the configuration marks as staging's \
                       (luhenry, riseproject-dev)";
     let unusable = |why: &str| format!("K8S_KUBECONFIG cannot be used: {why}");
+    let program = |name: &str| {
+        let version = "client.authentication.k8s.io/v1";
+        format!("exec: {{apiVersion: {version}, command: \"{name}\", interactiveMode: Never}}, password: c2")
+    };
     let authority = format!("6443\", certificate-authority-data: \"{SECRET}\"");
     let cases: Vec<(&str, &str, String, String)> = vec![
         ("ghfe", "STAGING_URL", String::new(), no_staging.into()),
@@ -187,6 +191,36 @@ fn one_variables_mistake_is_one_message() {
         ("scheduler", cluster, with("https://127.0.0.1:6443", ""), unusable("failed to parse cluster url")),
         ("scheduler", cluster, with("6443\"", &authority), unusable("failed to")),
         ("scheduler", cluster, with("token: ", "client-key-data: "), unusable("")),
+        (
+            "scheduler",
+            cluster,
+            with("6443\"", "6443\", certificate-authority-data: AAAA"),
+            unusable("its certificate-auth"),
+        ),
+        (
+            "scheduler",
+            cluster,
+            with("token: c2VjcmV0-nobody-may-see-this", "token: \"c2VjcmV0-nobody-may-see-this\\n\""),
+            unusable("its user's token holds characters"),
+        ),
+        (
+            "scheduler",
+            cluster,
+            with("token: ", "tokenFile: /nowhere, password: "),
+            unusable("auth error: failed to read"),
+        ),
+        (
+            "scheduler",
+            cluster,
+            with("token: c2", &program("nowhere-to-be-found")),
+            unusable("auth error: unable to run"),
+        ),
+        (
+            "scheduler",
+            cluster,
+            with("token: c2", &program("false")),
+            unusable("the program that gives its user's token failed: exit status: 1"),
+        ),
         (
             "scheduler",
             cluster,

@@ -134,7 +134,7 @@ fn id(field: &'static str, value: Option<i64>) -> Result<i64, Rejected> {
 /// Reads one delivery. `received` stands in for a missing `created_at`.
 ///
 /// Needed for every action: owner id and type, job id, repository id and full name; for queued also installation id,
-/// owner login and the job's html_url (spec/reference-facts.md, "Webhook front end").
+/// owner login and the job's html_url: what the first implementation answers 400 without.
 pub fn read(body: &WorkflowJob<'_>, policy: &Policy, received: Time) -> Result<Intake, Rejected> {
     let status = match body.action {
         "queued" => Status::Pending,

@@ -207,6 +207,41 @@ fn a_cluster_that_is_away_or_refuses_is_told_once() {
     }
 }
 
+/// Calls and watches fail together, and that is one trouble, in the log and in `/status`.
+#[test]
+fn a_cluster_whose_watches_break_too_is_told_once() {
+    let (log, _turn) = log();
+    run_test(World::new().nodes(BOARD, 1), async |ctx| {
+        for method in ["GET", "POST"] {
+            ctx.models.cluster.faults.plan(method, "/", FOR_EVER, Fault::Before(503, vec![]));
+        }
+        ctx.models.cluster.cut_watches();
+        let begun = "Kubernetes: trouble begins";
+        ctx.until("it is told", Span::mins(5), async |_| log.troubles().iter().any(|it| it[1] == begun)).await?;
+        let status = ctx.ask_scheduler("/status").await?.1;
+        assert!(status.contains("\"Kubernetes: "), "{status}");
+        ctx.queue(1, REPO, &[LABEL], Span::mins(3));
+        ctx.pass(Span::mins(6)).await?;
+        log.only("Kubernetes", false);
+        ctx.models.cluster.faults.clear();
+        ctx.until("the job runs", Span::mins(15), async |ctx| {
+            ctx.jobs().await.iter().any(|job| job.status == Status::Running)
+        })
+        .await?;
+        // The watches come back by a clock of their own.
+        let over = "Kubernetes: trouble is over";
+        let cleared = tokio::time::Instant::now();
+        while !log.troubles().iter().any(|it| it[1] == over) {
+            let status = ctx.ask_scheduler("/status").await?.1;
+            assert!(cleared.elapsed() < PATIENCE, "it is not told to be over: {status} {:#?}", log.troubles());
+            ctx.pass(Span::secs(5)).await?;
+        }
+        log.only("Kubernetes", true);
+        Ok::<(), Error>(())
+    });
+    log.shows_no_secret();
+}
+
 /// A line of the log from one module: its level and fields.
 fn lines_of(log: &Log, target: &str) -> Vec<(String, Value)> {
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

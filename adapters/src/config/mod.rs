@@ -9,8 +9,8 @@ use engine::{
     ids::Realm,
     policy::{Policy, Staging},
 };
-use kube::client::ConfigExt;
-use secrecy::SecretString;
+use kube::client::{AuthError, ConfigExt};
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::{github::AppKey, kubernetes::PodSettings};
 
@@ -220,6 +220,7 @@ impl<'a> Reader<'a> {
         let made = made
             .map_err(|error| error.to_string())
             .and_then(|config| config.rustls_client_config().map(|_| config).map_err(|error| error.to_string()));
+        let made = made.and_then(|config| usable(&config).map(|()| config));
         made.map_err(|error| self.wrong(format!("K8S_KUBECONFIG cannot be used: {error}"))).ok()
     }
 
@@ -229,6 +230,25 @@ impl<'a> Reader<'a> {
             Some(_) | None => Err(ConfigErrors(self.wrong)),
         }
     }
+}
+
+/// What kube finds out only when it makes a client, or a call: too late to be told with the other mistakes.
+fn usable(config: &kube::Config) -> Result<(), String> {
+    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+        return Err("its certificate-authority-data holds no certificate in PEM form".to_owned());
+    }
+    let is_header = |token: &SecretString| http::HeaderValue::from_str(token.expose_secret()).is_ok();
+    if !config.auth_info.token.as_ref().is_none_or(is_header) {
+        return Err("its user's token holds characters that a token cannot have, such as a line break".to_owned());
+    }
+    // It reads a token's file, or runs the program that gives one.
+    config.auth_layer().map(|_| ()).map_err(|error| match error {
+        // Its message shows the program's environment and what it wrote, and either may hold a secret.
+        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
+            format!("the program that gives its user's token failed: {}", out.status)
+        }
+        other => other.to_string(),
+    })
 }
 
 /// The filter that a level stands for. Up to `info` libraries do not tell of each call and connection that fails:

@@ -72,7 +72,6 @@ pub struct KubernetesClient {
     settings: PodSettings,
     clock: Clock,
     patience: Duration,
-    notices: Arc<Notices>,
 }
 
 impl KubernetesClient {
@@ -83,7 +82,7 @@ impl KubernetesClient {
 
     /// The same, with another limit for a diagnosis as a whole; no question of it takes longer than half of that.
     pub fn with_patience(client: Client, settings: PodSettings, clock: Clock, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { client, settings, clock, patience, notices: Arc::default() })
+        Arc::new(Self { client, settings, clock, patience })
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -145,10 +144,10 @@ impl KubernetesClient {
         Err(error(kube::Error::Api(Box::new(Status { code, ..status }))))
     }
 
-    fn watch_pods(&self) -> BoxStream<'static, ClusterEvent> {
+    fn watch_pods(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
         let events = watcher(self.pods(), watcher::Config::default().labels(&Self::selector()));
         let collect = Collect { clock: self.clock.clone(), asked_at: Time::ZERO, items: Vec::new() };
-        steady(events, "watch pods", self.notices.clone())
+        steady(events, "watch pods", notices)
             .scan(collect, |collect, event| {
                 let out = collect.pod_event(event);
                 std::future::ready(Some(out))
@@ -157,10 +156,10 @@ impl KubernetesClient {
             .boxed()
     }
 
-    fn watch_nodes(&self) -> BoxStream<'static, ClusterEvent> {
+    fn watch_nodes(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let events = watcher(nodes, watcher::Config::default().labels(BOARD_NODE_LABEL));
-        steady(events, "watch nodes", self.notices.clone())
+        steady(events, "watch nodes", notices)
             .scan(Vec::new(), |listed, event| std::future::ready(Some(node_event(listed, event))))
             .filter_map(std::future::ready)
             .boxed()
@@ -215,13 +214,12 @@ where
             let seen = match event {
                 Ok(event) => {
                     if matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
-                        notices.cluster(what, &Ok(()));
+                        notices.watch(what, Ok(()));
                     }
                     Some(event)
                 }
                 Err(error) => {
-                    let message = watch_error(&error);
-                    notices.cluster::<()>(what, &Err(ClusterError::Unavailable { message }));
+                    notices.watch(what, Err(&watch_error(&error)));
                     None
                 }
             };
@@ -327,8 +325,8 @@ fn refused(message: &str) -> ClusterError {
 }
 
 impl Cluster for KubernetesClient {
-    fn watch(&self) -> BoxStream<'static, ClusterEvent> {
-        stream::select(self.watch_pods(), self.watch_nodes()).boxed()
+    fn watch(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
+        stream::select(self.watch_pods(notices.clone()), self.watch_nodes(notices)).boxed()
     }
 
     fn list_pods(&self) -> BoxFuture<'_, Result<PodListing, ClusterError>> {
@@ -388,7 +386,7 @@ impl Cluster for KubernetesClient {
 /// Waits for the first complete view of pods and nodes, for tests and checks of a cluster.
 pub async fn first_view(cluster: &dyn Cluster) -> Option<(PodListing, Vec<NodeFact>)> {
     let (mut pods, mut nodes) = (None, None);
-    let mut events = cluster.watch().map(Ok::<_, std::convert::Infallible>);
+    let mut events = cluster.watch(Arc::default()).map(Ok::<_, std::convert::Infallible>);
     while let Ok(Some(event)) = events.try_next().await {
         match event {
             ClusterEvent::Pods(listing) => pods = Some(listing),

@@ -46,7 +46,7 @@ pub struct Health {
     jobs: AtomicU64,
     workers: AtomicU64,
     under_way: AtomicU64,
-    notices: Notices,
+    notices: Arc<Notices>,
     questions: mpsc::Sender<Question>,
     inbox: Mutex<Option<mpsc::Receiver<Question>>>,
 }
@@ -62,7 +62,7 @@ impl Default for Health {
             jobs: AtomicU64::new(0),
             workers: AtomicU64::new(0),
             under_way: AtomicU64::new(0),
-            notices: Notices::default(),
+            notices: Arc::default(),
             questions,
             inbox: Mutex::new(Some(inbox)),
         }
@@ -141,7 +141,7 @@ impl Health {
     }
 
     /// What the process tells its operators of its surroundings.
-    pub(crate) fn notices(&self) -> &Notices {
+    pub(crate) fn notices(&self) -> &Arc<Notices> {
         &self.notices
     }
 }

@@ -263,7 +263,7 @@ impl Drop for Beside {
 }
 
 async fn watch_cluster(scheduler: Scheduler, facts: Facts) {
-    let mut events = scheduler.cluster.watch();
+    let mut events = scheduler.cluster.watch(scheduler.health.notices().clone());
     while let Some(event) = events.next().await {
         if facts.send(Fact::Cluster(event)).is_err() {
             return;

@@ -10,6 +10,7 @@ use adapters::{
     github::{AppKey, Caller, GitHubClient},
     ingest::Ingest,
     kubernetes::{KubernetesClient, PodSettings},
+    notices::Notices,
     ports::{Cluster, ClusterEvent},
     scheduler::{Health, Inspect, Scheduler},
 };
@@ -175,8 +176,8 @@ fn inspector(world: &Arc<World>, node: Node) -> Inspect {
 struct Bridged(Arc<KubernetesClient>);
 
 impl Cluster for Bridged {
-    fn watch(&self) -> BoxStream<'static, ClusterEvent> {
-        bridge::stream(bridge::enter(|| self.0.watch()))
+    fn watch(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
+        bridge::stream(bridge::enter(|| self.0.watch(notices)))
     }
 
     fn list_pods(&self) -> BoxFuture<'_, Result<PodListing, ClusterError>> {

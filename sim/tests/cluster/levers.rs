@@ -48,7 +48,7 @@ fn boards_take_as_many_pods_as_they_offer_runners() {
             cluster.set_node("not-ready", BOARD, 5, now);
             cluster.edit_node("not-ready", |node| node.ready = false);
         });
-        let mut events = bed.cluster.watch();
+        let mut events = bed.cluster.watch(Default::default());
         let told = bed.sees(&mut events, "the nodes", |event| matches!(event, ClusterEvent::Nodes(_))).await;
         let ClusterEvent::Nodes(nodes) = told else { unreachable!() };
         let told: Vec<_> = nodes.iter().map(|it| (it.name.as_str(), it.runners, it.usable)).collect();
@@ -93,7 +93,7 @@ fn deletion_is_graceful_and_can_hang() {
         model.with(|cluster, _| cluster.edit_node("node", |node| node.ready = false));
         model.pass(Span::hours(1));
         assert!(bed.listed_pod("hangs").await.deleting, "a lost node confirms nothing");
-        let mut events = bed.cluster.watch();
+        let mut events = bed.cluster.watch(Default::default());
         bed.sees(&mut events, "the listing", |event| matches!(event, ClusterEvent::Pods(_))).await;
         model.with(|cluster, _| cluster.edit_node("node", |node| node.ready = true));
         let gone = ClusterEvent::PodGone { name, uid };
@@ -239,7 +239,7 @@ fn a_lost_answer_leaves_a_pod_that_is_found() {
 fn after_410_gone_everything_is_told_anew() {
     against_model("after_410_gone_everything_is_told_anew", async |bed, model| {
         let old = bed.cluster.create_pod(&stray("old")).await.unwrap();
-        let mut events = bed.cluster.watch();
+        let mut events = bed.cluster.watch(Default::default());
         bed.first_views(&mut events).await;
         // While the watch is cut a pod goes, another takes its name, and the log that told is forgotten.
         model.models.cluster.faults.plan("GET", "watch=true", 1, Fault::Before(503, Vec::new()));
@@ -262,7 +262,7 @@ fn after_410_gone_everything_is_told_anew() {
 #[test]
 fn a_broken_watch_goes_on_where_its_bookmark_was() {
     against_model("a_broken_watch_goes_on_where_its_bookmark_was", async |bed, model| {
-        let mut events = bed.cluster.watch();
+        let mut events = bed.cluster.watch(Default::default());
         bed.first_views(&mut events).await;
         bed.cluster.create_pod(&stray("one")).await.unwrap();
         bed.sees(&mut events, "one", |event| matches!(event, ClusterEvent::PodSeen(_))).await;
@@ -300,7 +300,7 @@ fn a_broken_watch_goes_on_where_its_bookmark_was() {
 #[test]
 fn a_watch_survives_the_cluster_being_away() {
     against_model("a_watch_survives_the_cluster_being_away", async |bed, model| {
-        let mut events = bed.cluster.watch();
+        let mut events = bed.cluster.watch(Default::default());
         bed.sees(&mut events, "the listing", |event| matches!(event, ClusterEvent::Pods(_))).await;
         let faults = &model.models.cluster.faults;
         faults.plan("GET", "/pods", 1, Fault::Break);

@@ -219,7 +219,7 @@ fn the_ports_watch_tells_all_at_first_and_then_changes() {
         assert_eq!(pods.pods.iter().map(|pod| &pod.uid).collect::<Vec<_>>(), [&before.uid]);
         assert!(nodes.iter().all(|node| node.pool.is_some()), "nodes without our label are nobody's");
 
-        let mut events = bed.cluster.watch();
+        let mut events = bed.cluster.watch(Default::default());
         bed.sees(&mut events, "the listing", |event| matches!(event, ClusterEvent::Pods(_))).await;
         let after = bed.cluster.create_pod(&stray("after")).await.unwrap();
         bed.pods().create(&PostParams::default(), &plain_pod("not-ours")).await.unwrap();
@@ -274,7 +274,7 @@ fn a_pod_of_another_uid_is_not_diagnosed() {
 #[test]
 fn two_watches_are_independent() {
     against_both("two_watches_are_independent", async |bed| {
-        let (mut kept, dropped) = (bed.cluster.watch(), bed.cluster.watch());
+        let (mut kept, dropped) = (bed.cluster.watch(Default::default()), bed.cluster.watch(Default::default()));
         bed.sees(&mut kept, "the listing", |event| matches!(event, ClusterEvent::Pods(_))).await;
         drop(dropped);
         let pod = bed.cluster.create_pod(&stray("seen")).await.unwrap();
