@@ -277,6 +277,7 @@ impl Sim {
         if self.strikes(Fault::ClusterBefore) {
             return Err(ClusterError::Unavailable { message: String::from("500") });
         }
+        self.job_in_the_way(name);
         let exists = self.cluster.pods.get(name).is_some_and(|pod| pod.uid == *uid && !pod.deleting);
         if exists {
             self.judge_pod_deleted(name);

@@ -31,6 +31,8 @@ const QUEUE_LIMIT: i64 = 24 * HOUR;
 const ACKNOWLEDGE: i64 = MINUTE;
 /// A job whose runner is gone fails after this.
 const RUNNER_LOST: i64 = 10 * MINUTE;
+/// Ids from here on are of jobs that are not in the plan.
+const IN_THE_WAY: i64 = 1_000_000;
 /// Points an installation may spend a minute.
 const POINTS: u32 = 900;
 /// Runners on one page.
@@ -822,6 +824,9 @@ impl Sim {
     pub(crate) fn delete_runner(&mut self, scope: &RunnerScope, id: RunnerId) -> GitHubAnswer<()> {
         let entity = scope.entity.0;
         self.github_call(scope.installation, Call::Delete, |sim, _| {
+            if let Some(name) = sim.github.runners.get(&id.0).map(|it| it.name.clone()) {
+                sim.job_in_the_way(&name);
+            }
             let Some(entry) = sim.github.runners.get(&id.0).filter(|it| it.entity == entity) else {
                 return (Err(GitHubError::NotFound), 1);
             };
@@ -840,6 +845,20 @@ impl Sim {
             }
             (Ok(()), 1)
         })
+    }
+
+    /// Now and then a runner that waits for a job gets one in the very moment in which it, or its pod, is taken away.
+    pub(crate) fn job_in_the_way(&mut self, name: &WorkerName) {
+        let Some(entry) = self.github.runner_of(name).filter(|it| it.online && it.job.is_none()) else { return };
+        let (entity, labels) = (entry.entity, &entry.labels);
+        let set = self.plan.world.labels.iter().position(|set| LabelSet::new(set) == *labels);
+        let user = |account: &crate::plan::Account| account.user && entity / 100 == account.id;
+        let is_its = |account: &crate::plan::Account| user(account) || !account.user && entity == account.id;
+        let Some(account) = self.plan.world.account.iter().position(is_its) else { return };
+        let Some(set) = set.filter(|_| self.strikes(Fault::JobInTheWay)) else { return };
+        let repo = if self.is_user(account) { entity % 100 } else { 1 };
+        let (id, runs) = (IN_THE_WAY + self.github.next_id(), self.rng.between(10 * SECOND, 2 * MINUTE));
+        self.queue_job(id, account, repo, set, runs, 0);
     }
 
     pub(crate) fn list_deliveries(&mut self, app: App, since: Time) -> GitHubAnswer<Vec<Delivery>> {

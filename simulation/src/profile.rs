@@ -175,6 +175,12 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
     draw_jobs(&mut rng, &mut plan, profile, jobs, spread);
     draw_windows(&mut rng, &mut plan, profile, active);
     draw_troubles(&mut rng, &mut plan, profile, active);
+    // A draw of its own, so that all else in a seed's world stays as it was before there was this fault.
+    let mut own = Rng::new(seed ^ 0x1a7e);
+    if (profile.is_mixed() || matches!(profile, Profile::Storm | Profile::Stuck)) && own.chance(25) {
+        let chance = own.between(20, 100) as u32;
+        plan.window.push(Window { from: 0, until: active, fault: Fault::JobInTheWay, chance });
+    }
     if plan.deed.iter().any(|deed| matches!(deed.what, What::Uninstall { .. })) {
         // Runners that nobody can be asked about are left for six hours.
         plan.end += 7 * HOUR;

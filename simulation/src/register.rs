@@ -64,6 +64,8 @@ register! {
         BusyLag = "busy_lag",
         /// A runner takes a job of another group.
         JobStolen = "job_stolen",
+        /// A runner takes a job while the call that takes it, or its pod, away is on its way.
+        JobInTheWay = "job_in_the_way",
         /// The App is uninstalled.
         Uninstalled = "uninstalled",
         /// The App is suspended for a while.
