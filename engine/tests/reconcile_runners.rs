@@ -247,7 +247,17 @@ const CASES: &[Case] = &[
         bench.answer(chosen.id, Outcome::RunnerDeleted(refused(GitHubError::RunnerBusy)));
         stays(bench, F::Surplus, BUSY, HOUR);
     }),
-    ("its pod ends by itself meanwhile: it ends as its pod did", |bench| {
+    ("its pod ends by itself before GitHub has agreed: it ends as its pod did", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        let reason = Reason::RunnerBeforePod(F::RunnerNeverRegistered);
+        let chosen = bench.until(&reason, Some(OFFLINE), Span::mins(10)).expect("it never registers");
+        bench.see(pod(OURS, PodPhase::Failed, START));
+        bench.answer(chosen.id, Outcome::RunnerDeleted(away()));
+        bench.decide();
+        assert_eq!(bench.why(&Reason::WorkerFailed(F::RunnerNeverRegistered)), None);
+        assert!(bench.why(&Reason::WorkerFailed(F::PodFailed)).is_some());
+    }),
+    ("a surplus one's pod ends by itself meanwhile: it ends as its pod did", |bench| {
         for phase in [PodPhase::Failed, PodPhase::Succeeded] {
             let mut bench = Bench::new(4);
             bench.find_worker(Status::Running, PodPhase::Running);

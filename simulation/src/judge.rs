@@ -471,7 +471,8 @@ impl Sim {
         let faulty = self.now < self.plan.quiet_at + RECOVERY && !self.plan.window.is_empty();
         let told = self.judge.trouble.get(&account).is_some_and(|at| self.now - at < HOUR + 10 * MINUTE);
         let blocked = self.github.accounts[account].blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
-        faulty || told || self.now < blocked + MINUTE
+        // A leader whose clock is behind waits for the time that it was told by its own.
+        faulty || told || self.now < blocked + MINUTE + self.most_skew()
     }
 
     // ---- GitHub

@@ -188,7 +188,9 @@ fn remove(turn: &mut Turn<'_>, name: &WorkerName, failure: WorkerFailure) {
     }
     let ended = pod.as_ref().is_some_and(|(_, phase)| phase.is_ended());
     let unregistered = worker.runner_gone_at.is_some_and(|at| at > since);
-    if failure == WorkerFailure::Surplus && ended && !unregistered {
+    let of_runner =
+        matches!(failure, WorkerFailure::Surplus | WorkerFailure::RunnerLost | WorkerFailure::RunnerNeverRegistered);
+    if of_runner && ended && !unregistered {
         // It ended by itself, perhaps of a job that nobody told of: its pod's phase says how.
         if let Some(worker) = turn.s.workers.get_mut(name) {
             worker.removing = None;

@@ -66,6 +66,8 @@ const EXIT: i64 = 30 * SECOND;
 pub struct Before {
     /// Jobs of the reservation's group that wait, and free workers that could serve them.
     demand: Option<(i64, i64)>,
+    /// Workers that the reservation counted as taken by nobody knew what; they may have been named since.
+    unnamed: i64,
     /// The row was there already.
     repeated: bool,
 }
@@ -160,8 +162,9 @@ pub fn fenced(world: &World) {
 /// What there is before a write.
 pub fn before_write(world: &World, database: &Database, write: &Write) -> Before {
     match write {
-        Write::Reserve { worker, .. } => Before {
+        Write::Reserve { worker, phantom, .. } => Before {
             demand: Some(demand(world, database, worker)),
+            unnamed: i64::from(*phantom),
             repeated: database.rows.worker(&worker.name).is_some(),
         },
         _ => Before::default(),
@@ -281,7 +284,7 @@ fn reserved(world: &World, database: &Database, worker: &Worker, before: &Before
     }
     worker_row(world, database, &worker.name);
     if let Some((waiting, free)) = before.demand
-        && waiting <= free
+        && waiting + before.unnamed <= free
     {
         let what = format!("{} is reserved for {waiting} waiting jobs and {free} free workers", worker.name);
         world.breaks("S5 no-over-provision", what);
