@@ -640,14 +640,6 @@ impl Sim {
         }
     }
 
-    pub(crate) fn judge_chosen(&mut self, _action: &Action, reason: &Reason) {
-        if let Reason::Demand { job } = reason
-            && self.github.jobs.get(&job.0).is_some_and(|it| self.github.accounts[it.account].removed)
-        {
-            // Known to be gone only once GitHub has said so.
-        }
-    }
-
     // ---- liveness
 
     /// Notes that `holds`; breaks `invariant` when it has held for longer than `limit`.

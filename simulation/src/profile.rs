@@ -179,7 +179,8 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
     let mut own = Rng::new(seed ^ 0x1a7e);
     if (profile.is_mixed() || matches!(profile, Profile::Storm | Profile::Stuck)) && own.chance(25) {
         let chance = own.between(20, 100) as u32;
-        plan.window.push(Window { from: 0, until: active, fault: Fault::JobInTheWay, chance });
+        // Runners that nobody needs are taken away after some minutes: most of them when all else is quiet.
+        plan.window.push(Window { from: 0, until: active + 20 * MINUTE, fault: Fault::JobInTheWay, chance });
     }
     if plan.deed.iter().any(|deed| matches!(deed.what, What::Uninstall { .. })) {
         // Runners that nobody can be asked about are left for six hours.

@@ -414,7 +414,8 @@ impl Sim {
     /// Whether a fault strikes this call.
     pub(crate) fn strikes(&mut self, fault: Fault) -> bool {
         let (now, plan) = (self.now, &self.plan);
-        if now >= plan.quiet_at || !self.armed[fault as usize] {
+        // A job may come at any time: that is no trouble that a quiet world is without.
+        if !self.armed[fault as usize] || now >= plan.quiet_at && fault != Fault::JobInTheWay {
             return false;
         }
         let window = plan.window.iter().find(|it| it.fault == fault && it.from <= now && now < it.until);

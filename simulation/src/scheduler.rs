@@ -626,7 +626,6 @@ impl Sim {
     fn carry_out(&mut self, s: usize, chosen: Chosen) {
         let Chosen { id, action, reason } = chosen;
         self.note("chose", id as i64, s as i64, || format!("#{id} {} because {reason:?}", name_of(&action)));
-        self.judge_chosen(&action, &reason);
         if let Some(installation) = installation_of(&action)
             && let Some(&until) = self.schedulers[s].blocked.get(&installation)
             && self.schedulers[s].latest < until
