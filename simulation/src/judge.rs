@@ -9,7 +9,7 @@ use std::{
 };
 
 use engine::{
-    decision::{Action, JobFailure, Reason, WorkerFailure, Write},
+    decision::{JobFailure, WorkerFailure, Write},
     facts::{Job, PodPhase, Status, Worker, Written},
     ids::{EntityId, Epoch, JobId, OwnerId, PodUid, Time, WorkerName},
     labels::LabelSet,
