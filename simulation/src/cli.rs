@@ -358,7 +358,7 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
         }
         "mutants" => {
             let only = args.value("--only")?;
-            let seeds = args.number("--seeds")?.unwrap_or(3_000);
+            let seeds = args.number("--seeds")?.unwrap_or(10_000);
             let as_json = args.flag("--json");
             args.end()?;
             let all = mutants::run(only.as_deref(), seeds, |fared| eprintln!("{}", mutants::line(fared)))?;
