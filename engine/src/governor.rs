@@ -158,8 +158,8 @@ impl Allowance {
     }
 
     /// Calls an hour that a share of so many percent has now: an even part of what reads may still have of GitHub's hour,
-    /// where so many percent are kept from them. Otherwise leaders that follow each other quickly, each with its own count, would use it up, and all reading would
-    /// stop until the next one.
+    /// where so many percent are kept from them. Otherwise leaders that follow each other quickly, each with its own
+    /// count, would use it up, and all reading would stop until the next one.
     fn rate(&self, percent: u32, reserve: u32, governor: &Governor, now: Time) -> i64 {
         let limit = self.limit(governor);
         let share = limit * i64::from(percent) / 100;
