@@ -1,6 +1,6 @@
 //! What `decide` says: actions, each with the reason it was chosen.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::fmt;
 
 use crate::{
@@ -127,7 +127,7 @@ pub enum Write {
     /// Insert a pending worker, if the store's own counts agree on cap and demand.
     Reserve {
         /// The row.
-        worker: Worker,
+        worker: Box<Worker>,
         /// The owner's cap; `None` is unlimited.
         cap: Option<u32>,
         /// Workers of the group that GitHub shows busy with jobs nobody has named: no supply, whatever the rows say.
@@ -191,7 +191,7 @@ pub enum Write {
     JobRequeued {
         /// Which job.
         id: JobId,
-        /// When GitHub said so.
+        /// By GitHub's clock: what it started on before then it has left.
         at: Time,
     },
 }
@@ -250,9 +250,9 @@ pub enum Action {
     /// List all runners of a scope.
     ListRunners(RunnerScope),
     /// Make a JIT configuration, and keep it for `CreateSecret`.
-    MintJit(Worker),
+    MintJit(Box<Worker>),
     /// Create the worker's pod.
-    CreatePod(Worker),
+    CreatePod(Box<Worker>),
     /// Create the Secret with the kept JIT configuration, owned by the pod; then forget the configuration.
     CreateSecret {
         /// Whose.

@@ -266,7 +266,10 @@ pub struct RunnerListing {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum JobView {
     /// Queued, waiting, requested or pending.
-    Queued,
+    Queued {
+        /// GitHub's clock when it answered, if its answer showed it. What a job's row says of times is by that clock too.
+        said_at: Option<Time>,
+    },
     /// Running on a runner.
     InProgress {
         /// When, and on which runner, when GitHub said both.
@@ -288,7 +291,7 @@ pub struct Budget {
     pub limit: u32,
     /// `x-ratelimit-remaining`.
     pub remaining: u32,
-    /// `x-ratelimit-reset`.
+    /// `x-ratelimit-reset`, by the clock of whoever asked: two answers within one hour may differ by some seconds.
     pub reset_at: Time,
 }
 

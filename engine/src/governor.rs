@@ -307,7 +307,7 @@ impl Allowance {
         if let Some(told) = budget {
             // Answers overtake each other: within one hour's window the lower figure is the later one.
             self.budget = Some(match self.budget {
-                Some(known) if known.reset_at == told.reset_at => {
+                Some(known) if is_one_hour(known.reset_at, told.reset_at) => {
                     Budget { remaining: known.remaining.min(told.remaining), ..told }
                 }
                 Some(known) if known.reset_at > told.reset_at && now < known.reset_at => known,
@@ -392,4 +392,10 @@ impl Allowance {
 /// What one JIT call weighs, so that `jit_per_minute` of them fill a minute; nothing where the limit is switched off.
 fn mint_points(governor: &Governor) -> u32 {
     GITHUB_POINTS / governor.jit_per_minute.max(1)
+}
+
+/// Whether two answers tell of one hour's end. Each is as far from the truth as the answer was long on its way; the ends of
+/// two hours are an hour apart at least.
+fn is_one_hour(one: Time, other: Time) -> bool {
+    one.since(other).max(other.since(one)) < Span::mins(5)
 }

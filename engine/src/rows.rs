@@ -136,7 +136,7 @@ impl Rows {
     /// Makes one write, as far as forward-only rules and guards let it. Whoever calls it holds leadership.
     pub fn write(&mut self, write: Write) -> Written {
         match write {
-            Write::Reserve { worker, cap, phantom } => self.reserve(worker, cap, phantom),
+            Write::Reserve { worker, cap, phantom } => self.reserve(*worker, cap, phantom),
             Write::WorkerRunning { name, at, node } => self.edit_worker(&name, Status::Running, |worker| {
                 worker.running_at = Some(at);
                 worker.node = node.or(worker.node.take());

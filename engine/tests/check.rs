@@ -28,7 +28,7 @@ fn reserve(suffix: char, change: impl FnOnce(&mut Worker)) -> Action {
     let name = format!("rise-riscv-runner-1-{}", String::from(suffix).repeat(9));
     let mut worker = worker(&name, 1, START);
     change(&mut worker);
-    write(Write::Reserve { worker, cap: Some(20), phantom: 0 })
+    write(Write::Reserve { worker: Box::new(worker), cap: Some(20), phantom: 0 })
 }
 
 fn delete_pod(name: &str) -> Action {

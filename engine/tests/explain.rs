@@ -205,7 +205,7 @@ fn a_worker_that_github_does_not_start_is_no_answer_but_githubs_trouble_is() {
     bench.decide();
     let (begun, until) = (bench.now, bench.now + Span::mins(5));
     minted(&mut bench, refused(GitHubError::RateLimited { until: Some(until) }));
-    bench.answer(poll.id, Outcome::JobPolled { asked_at: bench.now, answer: ok(JobView::Queued) });
+    bench.answer(poll.id, Outcome::JobPolled { asked_at: bench.now, answer: ok(JobView::Queued { said_at: None }) });
     let expected = WaitingOn::GitHub {
         installation: InstallationId(501),
         failing_since: Some(begun),

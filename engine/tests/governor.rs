@@ -349,7 +349,7 @@ fn hour_of(jobs: i64, minutes: i64) -> [u32; 4] {
                     Action::PollJob { id, .. } => {
                         calls[1] += 1;
                         let view = if waiting.contains(&id.0) {
-                            JobView::Queued
+                            JobView::Queued { said_at: Some(now) }
                         } else {
                             JobView::InProgress { assignment: None }
                         };

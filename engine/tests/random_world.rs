@@ -105,13 +105,21 @@ impl World {
         self.bench.now
     }
 
+    /// GitHub's answer to a poll.
+    fn view(&self, id: JobId) -> JobView {
+        match &self.github[&id] {
+            JobView::Queued { .. } => JobView::Queued { said_at: Some(self.now()) },
+            view => view.clone(),
+        }
+    }
+
     fn new_job(&mut self) {
         let id = self.jobs.len() as i64 + 1;
         let org = self.dice.roll(ORGS as u64) as i64 + 1;
         let mut new = job(id, org);
         new.created_at = self.now();
         new.labels = LabelSet::new([LABELS[self.dice.roll(2) as usize]]);
-        self.github.insert(new.id, JobView::Queued);
+        self.github.insert(new.id, JobView::Queued { said_at: None });
         self.store_job(new);
     }
 
@@ -230,8 +238,10 @@ impl World {
     fn take_job(&mut self, name: &WorkerName, runner: &RealRunner) {
         let waiting = |(id, view): (&JobId, &JobView)| {
             let row = &self.jobs[id];
-            (*view == JobView::Queued && row.entity == runner.entity && runner.labels.covers(&row.labels))
-                .then_some(*id)
+            (*view == JobView::Queued { said_at: None }
+                && row.entity == runner.entity
+                && runner.labels.covers(&row.labels))
+            .then_some(*id)
         };
         let Some(id) = self.github.iter().find_map(waiting) else { return };
         let now = self.now();
@@ -322,7 +332,7 @@ impl World {
         let now = self.now();
         match action {
             Action::Write { write, .. } => Outcome::Written(Ok(self.write(write))),
-            Action::PollJob { id, .. } => Outcome::JobPolled { asked_at: now, answer: ok(self.github[id].clone()) },
+            Action::PollJob { id, .. } => Outcome::JobPolled { asked_at: now, answer: ok(self.view(*id)) },
             Action::ListRunners(scope) => Outcome::RunnersListed(ok(self.listing(scope.entity))),
             Action::MintJit(worker) => Outcome::JitMinted(self.mint(worker)),
             Action::CreatePod(worker) => Outcome::PodCreated(self.create_pod(worker)),
@@ -416,7 +426,7 @@ impl World {
                     return Written::RefusedDemand;
                 }
                 assert!(self.names.insert(worker.name.clone()), "the name {} is drawn twice", worker.name);
-                self.store_worker(worker);
+                self.store_worker(*worker);
                 Written::Done
             }
             Write::WorkerRunning { name, at, .. } => self.end_worker(&name, Status::Running, at, None),
@@ -522,7 +532,7 @@ impl World {
                 (
                     Action::Write { write: Write::Reserve { worker, .. }, .. },
                     engine::decision::Reason::Demand { job },
-                ) => Some((worker, job)),
+                ) => Some((*worker, job)),
                 _ => None,
             })
             .collect();

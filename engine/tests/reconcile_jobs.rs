@@ -57,7 +57,7 @@ const CASES: &[Case] = &[
         let chosen = bench.why(&Reason::Sweep).expect("a poll");
         let (installation, app) = (InstallationId(501), App::Organization);
         assert_eq!(chosen.action, Action::PollJob { id: JobId(1), repo: "org-1/repo".into(), installation, app });
-        answer(bench, || ok(JobView::Queued));
+        answer(bench, || ok(JobView::Queued { said_at: None }));
         assert_eq!(writes(bench), [], "as the row says");
         bench.tick(Span(SWEEP.0 - 1));
         assert_eq!(polls(bench), []);
@@ -125,19 +125,30 @@ const CASES: &[Case] = &[
     }),
     ("a running job is queued again: it is demand, once", |bench| {
         polled(bench, running(1, Some("gone")));
-        answer(bench, || ok(JobView::Queued));
-        assert_eq!(writes(bench), [Write::JobRequeued { id: JobId(1), at: bench.now }]);
+        answer(bench, || ok(JobView::Queued { said_at: None }));
+        assert_eq!(writes(bench), [Write::JobRequeued { id: JobId(1), at: bench.now - Span::secs(45) }]);
         bench.answer_writes();
         bench.tick(SWEEP);
-        answer(bench, || ok(JobView::Queued));
+        answer(bench, || ok(JobView::Queued { said_at: None }));
         assert_eq!(writes(bench), []);
         bench.nodes(1);
         bench.decide();
         assert_eq!(bench.reservations().len(), 1);
     }),
+    ("an answer from before it started says nothing of a requeue, however far ahead this clock is", |bench| {
+        polled(bench, running(1, Some("taken")));
+        for late in [-1, 0, 20, 45] {
+            answer(bench, || ok(JobView::Queued { said_at: Some(START + Span::secs(late)) }));
+            assert_eq!(writes(bench), [], "{late}");
+            bench.tick(SWEEP);
+        }
+        let said_at = Some(START + Span::secs(60));
+        answer(bench, || ok(JobView::Queued { said_at }));
+        assert_eq!(writes(bench), [Write::JobRequeued { id: JobId(1), at: START + Span::secs(15) }]);
+    }),
     ("a poll from before it started says nothing of a requeue", |bench| {
         polled(bench, Job { assignment: on("r", START + Span::hours(1)), ..running(1, None) });
-        answer(bench, || ok(JobView::Queued));
+        answer(bench, || ok(JobView::Queued { said_at: None }));
         assert_eq!(writes(bench), []);
     }),
     ("GitHub does not know it", |bench| {
@@ -192,10 +203,10 @@ const CASES: &[Case] = &[
         polled(bench, job(1, 1));
         answer(bench, || refused(GitHubError::InstallationGone));
         bench.tick(Span::secs(6));
-        answer(bench, || ok(JobView::Queued));
+        answer(bench, || ok(JobView::Queued { said_at: None }));
         for _ in 0..20 {
             bench.tick(Span::secs(30));
-            answer(bench, || ok(JobView::Queued));
+            answer(bench, || ok(JobView::Queued { said_at: None }));
         }
         assert_eq!(writes(bench), []);
     }),

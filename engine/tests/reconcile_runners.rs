@@ -4,7 +4,7 @@ mod support;
 
 use engine::{
     decide::decide,
-    decision::{Action, Reason, WorkerFailure},
+    decision::{Action, Reason, WorkerFailure, Write},
     facts::*,
     ids::*,
 };
@@ -290,6 +290,18 @@ const CASES: &[Case] = &[
     ("its name is taken: at once", |bench| {
         reserved(bench, || refused(GitHubError::NameTaken), Span::secs(5));
         assert!(bench.why(&Reason::WorkerFailed(F::NameTaken)).is_some());
+    }),
+    ("a JIT call that nobody answered makes its entry after the listing that lacked it: it is listed again", |bench| {
+        reserved(bench, away, Span::secs(20));
+        bench.apply(Change::Job(Job { status: Status::Completed, completed_at: Some(bench.now), ..job(1, 1) }));
+        bench.tick(Span::secs(20));
+        let failed = bench.why(&Reason::WorkerFailed(F::Surplus)).expect("nobody needs it");
+        let Action::Write { write: Write::WorkerFailed { name, .. }, .. } = failed.action else { panic!("{failed:?}") };
+        bench.answer_writes();
+        bench.tick(Span::secs(1));
+        bench.listed(&[]);
+        let late = [(name.as_str(), false, false)];
+        assert!(bench.until(&Reason::RunnerOfEndedWorker, Some(&late), Span::mins(4)).is_some());
     }),
     ("the cluster refuses its Secret for 10 minutes: its entry and its pod go", |bench| {
         bench.apply(Change::Job(job(1, 1)));

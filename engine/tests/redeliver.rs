@@ -46,6 +46,28 @@ fn answer_repeats(bench: &mut Bench, answer: impl Fn() -> GitHubAnswer<()>) {
     }
 }
 
+/// Fourteen attempts of one delivery fail; those that `refused` names are refused, the others stay without an answer. How
+/// many minutes pass between them.
+fn pauses(bench: &mut Bench, refused: impl Fn(i64) -> bool) -> Vec<i64> {
+    let mut pauses = Vec::new();
+    let mut last = bench.now;
+    for attempt in 0..14 {
+        let failed = Delivery { refused: refused(attempt), ..delivery(attempt, "b", bench.now, false) };
+        while repeats(bench).is_empty() {
+            bench.tick(Span::secs(30));
+            if reading(bench, App::Organization).is_some() {
+                log(bench, vec![failed.clone()]);
+            }
+        }
+        assert_eq!(repeats(bench), [attempt]);
+        bench.tick(Span::secs(30));
+        answer_repeats(bench, || ok(()));
+        pauses.push(bench.now.since(last).0 / 60_000);
+        last = bench.now;
+    }
+    pauses
+}
+
 const CASES: &[Case] = &[
     ("both logs are read every 2 minutes, from a little before what was read", |bench| {
         assert_eq!(reading(bench, App::Organization), None);
@@ -126,6 +148,12 @@ const CASES: &[Case] = &[
         }
         bench.tick(Span::mins(1));
         assert!(!repeats(bench).is_empty());
+    }),
+    ("what is refused again and again is repeated ever more rarely, up to an hour apart", |bench| {
+        assert_eq!(pauses(bench, |_| true), [2, 2, 2, 2, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]);
+    }),
+    ("what nobody answered was not refused, whatever comes between", |bench| {
+        assert_eq!(pauses(bench, |attempt| attempt % 4 == 0), [2; 14], "four refusals among fourteen attempts");
     }),
     ("what is older than three days is given up", |bench| {
         bench.tick(EVERY);

@@ -39,7 +39,7 @@ fn rows(jobs: impl IntoIterator<Item = Job>, workers: impl IntoIterator<Item = W
 }
 
 fn reserve(worker: Worker, cap: Option<u32>, phantom: u32) -> Write {
-    Write::Reserve { worker, cap, phantom }
+    Write::Reserve { worker: Box::new(worker), cap, phantom }
 }
 
 fn workers(names: &[(&str, Status)]) -> Vec<Worker> {

@@ -136,7 +136,7 @@ fn batch(n: i64, from: i64) -> Vec<Write> {
         ]);
     }
     writes.extend((from..from + n).map(|i| Write::Reserve {
-        worker: worker(&format!("new-{i}"), 1 + i % 4),
+        worker: Box::new(worker(&format!("new-{i}"), 1 + i % 4)),
         cap: None,
         phantom: 0,
     }));

@@ -106,7 +106,7 @@ contract! {
 }
 
 fn reserve(name: &str, org: i64, cap: Option<u32>) -> Write {
-    Write::Reserve { worker: worker(name, org), cap, phantom: 0 }
+    Write::Reserve { worker: Box::new(worker(name, org)), cap, phantom: 0 }
 }
 
 /// Within a day of now, by Postgres' own clock and by the memory store's.
@@ -258,7 +258,7 @@ async fn a_reservation_beyond_the_cap_is_refused(bench: Bench) {
     bench.store.record(vec![of(1, 71), of(2, 72)]).await.unwrap();
     let on = |name: &str, entity: i64| {
         let worker = Worker { owner: OwnerId(9), ..worker(name, entity) };
-        Write::Reserve { worker, cap: Some(1), phantom: 0 }
+        Write::Reserve { worker: Box::new(worker), cap: Some(1), phantom: 0 }
     };
     assert_eq!(bench.write(&lease, on("a", 71)).await, Written::Done);
     assert_eq!(bench.write(&lease, on("b", 72)).await, Written::RefusedCap);
@@ -309,7 +309,7 @@ async fn phantom_runners_are_no_supply(bench: Bench) {
     bench.store.record(vec![job(1, 7)]).await.unwrap();
     assert_eq!(bench.write(&lease, reserve("w", 7, None)).await, Written::Done);
     assert_eq!(bench.write(&lease, reserve("x", 7, None)).await, Written::RefusedDemand);
-    let knowing = Write::Reserve { worker: worker("x", 7), cap: None, phantom: 1 };
+    let knowing = Write::Reserve { worker: Box::new(worker("x", 7)), cap: None, phantom: 1 };
     assert_eq!(bench.write(&lease, knowing).await, Written::Done);
 }
 
@@ -506,8 +506,10 @@ mod differential {
         let id = (1..8i64).prop_map(JobId);
         let assignment = proptest::option::of((0..2usize, 0..5i64))
             .prop_map(|it| it.and_then(|(i, at)| on(["a", "b"][i], Time(START.0 + at))));
-        let reserve = (name.clone(), 0..2i64, proptest::option::of(0..3u32), 0..2u32)
-            .prop_map(|(name, org, cap, phantom)| Write::Reserve { worker: worker(name.as_str(), org), cap, phantom });
+        let reserve =
+            (name.clone(), 0..2i64, proptest::option::of(0..3u32), 0..2u32).prop_map(|(name, org, cap, phantom)| {
+                Write::Reserve { worker: Box::new(worker(name.as_str(), org)), cap, phantom }
+            });
         prop_oneof![
             4 => reserve,
             2 => (name.clone(), at.clone()).prop_map(|(name, at)| Write::WorkerRunning { name, at, node: Some(NodeName::from("n")) }),
@@ -750,7 +752,10 @@ mod only_in_postgres {
         let labels = LabelSet::new(["b", "a"]);
         bench.store.record(vec![Job { labels: labels.clone(), ..job(1, 7) }]).await.unwrap();
         let pending = Worker { labels, ..worker("w", 7) };
-        assert_eq!(bench.write(&lease, Write::Reserve { worker: pending, cap: None, phantom: 0 }).await, Written::Done);
+        assert_eq!(
+            bench.write(&lease, Write::Reserve { worker: Box::new(pending), cap: None, phantom: 0 }).await,
+            Written::Done
+        );
         let row: (serde_json::Value, String, i64) =
             sqlx::query_as("SELECT job_labels, status::text, owner_id FROM prod.jobs").fetch_one(pool).await.unwrap();
         assert_eq!(row, (json!(["a", "b"]), "pending".to_owned(), 7), "labels are sorted");

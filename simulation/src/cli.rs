@@ -183,20 +183,30 @@ pub fn tell(plan: &Arc<Plan>, broken: &Broken) -> String {
     }
     let outcome = run(plan, true);
     let _ = writeln!(text, "{} broke at {:.3} s: {}", broken.invariant, broken.at as f64 / 1000.0, broken.what);
-    // Events about the objects that are named: numbers and worker names of three characters and more.
-    let words: Vec<&str> = broken
-        .what
-        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
-        .filter(|word| {
-            word.starts_with("rise-riscv-runner-") || (word.len() >= 3 && word.bytes().all(|b| b.is_ascii_digit()))
-        })
-        .collect();
-    let about = |line: &&(i64, String)| words.iter().any(|word| line.1.contains(word)) || line.1.starts_with("BROKEN");
+    let named = objects(&broken.what);
+    let about = |line: &&(i64, String)| {
+        named.is_empty() || words(&line.1).any(|word| named.contains(&word)) || line.1.starts_with("BROKEN")
+    };
     let lines: Vec<_> = outcome.lines.iter().filter(about).collect();
     for (at, line) in lines.iter().skip(lines.len().saturating_sub(40)) {
         let _ = writeln!(text, "{:>12.3}  {line}", *at as f64 / 1000.0);
     }
     text
+}
+
+/// What a text is made of. A worker's name is one word.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).filter(|word| !word.is_empty())
+}
+
+/// The objects that a text names: workers, and numbers of three digits and more that are no times.
+fn objects(text: &str) -> Vec<&str> {
+    let after = words(text).skip(1).map(Some).chain([None]);
+    let is_object = |&(word, after): &(&str, Option<&str>)| {
+        let number = word.len() >= 3 && word.bytes().all(|byte| byte.is_ascii_digit());
+        word.starts_with("rise-riscv-runner-") || number && !matches!(after, Some("s" | "seconds" | "minutes"))
+    };
+    words(text).zip(after).filter(is_object).map(|(word, _)| word).collect()
 }
 
 /// What a person typed.

@@ -179,8 +179,8 @@ pub struct Account {
     pub suspended: bool,
     /// Calls an hour.
     pub limit: u32,
-    used: u32,
-    reset_at: i64,
+    pub(crate) used: u32,
+    pub(crate) reset_at: i64,
     /// A limit that was told in an answer: no call before then.
     pub(crate) blocked: i64,
     points: VecDeque<(i64, u32)>,
@@ -687,15 +687,15 @@ impl Sim {
         if self.strikes(Fault::GithubBefore) {
             return refused(GitHubError::Unavailable { message: String::from("502") });
         }
-        let entry = &mut self.github.accounts[account];
-        if now < entry.blocked {
-            let until = Some(Time(self.plan.epoch + entry.blocked));
+        let blocked = self.github.accounts[account].blocked;
+        if now < blocked {
+            let until = Some(self.told_time(blocked));
             return refused(GitHubError::RateLimited { until });
         }
         if self.strikes(Fault::RateLimitedTold) {
             let until = now + self.rng.between(MINUTE, 5 * MINUTE);
             self.github.accounts[account].blocked = until;
-            return refused(GitHubError::RateLimited { until: Some(self.abs(until)) });
+            return refused(GitHubError::RateLimited { until: Some(self.told_time(until)) });
         }
         if self.strikes(Fault::RateLimitedUntold) {
             self.judge.note_untold(account, now);
@@ -704,7 +704,7 @@ impl Sim {
         let entry = &self.github.accounts[account];
         if entry.used >= entry.limit {
             let budget = self.budget(account);
-            let until = Some(self.abs(entry.reset_at));
+            let until = Some(self.told_time(entry.reset_at));
             return GitHubAnswer { result: Err(GitHubError::RateLimited { until }), budget: Some(budget), calls: 1 };
         }
         let (mut result, calls) = act(self, account);
@@ -730,10 +730,15 @@ impl Sim {
         GitHubAnswer { result, budget, calls }
     }
 
+    /// A time that GitHub tells, as the adapter brings it to the caller's clock by the answer's date.
+    fn told_time(&self, at: i64) -> Time {
+        self.abs(at + self.caller_ahead)
+    }
+
     fn budget(&self, account: usize) -> Budget {
         let entry = &self.github.accounts[account];
         let remaining = entry.limit.saturating_sub(entry.used);
-        Budget { limit: entry.limit, remaining, reset_at: self.abs(entry.reset_at) }
+        Budget { limit: entry.limit, remaining, reset_at: self.told_time(entry.reset_at) }
     }
 
     pub(crate) fn poll_job(&mut self, id: JobId, installation: InstallationId) -> GitHubAnswer<JobView> {
@@ -746,8 +751,10 @@ impl Sim {
                 .as_ref()
                 .zip(job.started)
                 .map(|((_, name), at)| Assignment { started_at: sim.abs(at), runner: name.clone() });
+            // `Date` is in whole seconds.
+            let said_at = Time(sim.abs(sim.now).0 / 1000 * 1000);
             let view = match job.state {
-                JobState::Held | JobState::Queued => JobView::Queued,
+                JobState::Held | JobState::Queued => JobView::Queued { said_at: Some(said_at) },
                 JobState::Running => JobView::InProgress { assignment },
                 JobState::Done => JobView::Completed { assignment, completed_at: job.ended.map(|at| sim.abs(at)) },
             };

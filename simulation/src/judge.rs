@@ -61,6 +61,8 @@ const SERVED: i64 = 30 * SECOND + MINUTE;
 const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
+/// Of an hour's calls, so many percent are kept for provisioning.
+const RESERVED: i64 = 30;
 /// A lost `completed` of a job on one of our runners (L2).
 const ENDED: i64 = 60 * SECOND + 15 * SECOND;
 /// A change that only the sweep over all jobs finds: its period, and a little.
@@ -562,9 +564,12 @@ impl Sim {
 
     /// S8, S12 and S17 for a deletion.
     pub(crate) fn judge_pod_deleted(&mut self, name: &WorkerName) {
-        self.judge.last_change = self.now;
         let Some(pod) = self.cluster.pods.get(name) else { return };
         let (phase, finished, connected, created) = (pod.phase, pod.finished, pod.connected, pod.created);
+        if !phase.is_ended() {
+            // One that has ended goes when its grace is over, however quiet it is then.
+            self.judge.last_change = self.now;
+        }
         if name.as_str().starts_with("rise-riscv-runner-staging-") || !name.as_str().starts_with("rise-riscv-runner-") {
             self.breaks("S17 isolation", format!("pod {name} is not production's"));
         }
@@ -759,18 +764,32 @@ impl Sim {
             let named = row.assignment.as_ref().map(|it| WorkerName::new(it.runner.clone()));
             let ours = named.is_some_and(|name| self.store.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
             let waits = state == JobState::Queued && status == Status::Running && !row.is_requeued();
-            let poor = self.jobs_of(account) * 40 > i64::from(self.github.accounts[account].limit);
+            let poor = self.is_poor(account);
             // Polls have a quarter of the hour's calls, evenly: when more ends were lost than a minute has polls for, a
             // job waits for the others' turns.
             let (a_minute, others) = (i64::from(self.github.accounts[account].limit) / 240, lost[account]);
             let turns = (others - a_minute).max(0) * MINUTE / a_minute.max(1);
             // Those that were before it keep the turns that they had, though they are made up for by now.
             let turns = if late { *self.judge.turns.entry(id).or_insert(turns) } else { 0 };
-            let limit = if ours { ENDED + turns } else { SWEPT } + if poor { HOUR } else { 0 };
-            self.hold("L2 ended", id, late, limit, |_| format!("job {id} has ended and its row says {status:?}"));
-            let limit = SWEPT + if poor { HOUR } else { 0 };
-            self.hold("L2 requeued", id, waits, limit, |_| format!("job {id} is queued again and its row runs"));
+            // While its account is poor a job's time does not run; an hour must do all the same.
+            let limit = if ours { ENDED + turns } else { SWEPT };
+            for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
+                self.hold("L2 ended", key, holds, limit, |_| format!("job {id} has ended and its row says {status:?}"));
+            }
+            for (key, holds, limit) in [(id, waits && !poor, SWEPT), (-id, waits, SWEPT + HOUR)] {
+                self.hold("L2 requeued", key, holds, limit, |_| format!("job {id} is queued again and its row runs"));
+            }
         }
+    }
+
+    /// Whether an account has more jobs than can be polled with what GitHub still grants within its hour, less what is
+    /// kept for provisioning.
+    fn is_poor(&self, account: usize) -> bool {
+        let it = &self.github.accounts[account];
+        let limit = i64::from(it.limit);
+        let spare = (limit - i64::from(it.used) - limit * RESERVED / 100).max(0);
+        let pace = if self.now < it.reset_at { spare * HOUR / (it.reset_at - self.now) } else { limit };
+        self.jobs_of(account) * 40 > limit.min(pace)
     }
 
     fn jobs_of(&self, account: usize) -> i64 {
@@ -859,6 +878,11 @@ impl Sim {
 
     /// L3 and L4: what the cluster has of ours.
     fn look_at_pods(&mut self, sight: &Sight) {
+        // What a row says to run on it may run there, until a poll has told otherwise (L2 judges when it must have).
+        let works = |name: &WorkerName| {
+            let on_it = |job: &Job| job.assignment.as_ref().is_some_and(|it| it.runner == *name.text());
+            self.store.rows.jobs().any(|job| job.status == Status::Running && !job.is_requeued() && on_it(job))
+        };
         let judged = |(name, pod): (&WorkerName, &crate::cluster::Pod)| {
             let row = self.store.rows.worker(name);
             let active = row.is_some_and(|row| !row.status.is_ended());
@@ -869,7 +893,7 @@ impl Sim {
             let busy = entry.is_some_and(|it| it.job.is_some());
             PodLook {
                 key: number(name),
-                unregistered: pod.phase == PodPhase::Running && away && active && healthy && !deleting,
+                unregistered: pod.phase == PodPhase::Running && away && active && healthy && !deleting && !works(name),
                 pending: pod.phase == PodPhase::Pending && active && healthy && !deleting,
                 orphan: !ended && !deleting && !active && healthy && !busy,
                 old: ended && !deleting,

@@ -1,13 +1,20 @@
 //! Seeds on several threads.
 
 use std::{
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread,
+    time::{Duration, Instant},
 };
+
+/// Results that go together from a thread to the one that looks at them: waking that one costs more than a small world.
+const TOGETHER: usize = 16;
+/// Whoever watches the progress waits no longer than this for a result, and for the seed that is under way.
+const SOON: Duration = Duration::from_millis(100);
 
 /// Runs `work` for every seed from `from` up to `to`, on `jobs` threads, and `each` with what it came to, as they end:
 /// until `each` says that it is enough. A seed whose run panics comes to what it said.
@@ -18,27 +25,41 @@ pub fn seeds<T: Send>(
     work: impl Fn(u64) -> T + Sync,
     mut each: impl FnMut(u64, Result<T, String>) -> bool,
 ) {
+    let run = |seed| catch_unwind(AssertUnwindSafe(|| work(seed))).map_err(|panic| said(&*panic));
+    if jobs <= 1 {
+        for seed in from..to {
+            if !each(seed, run(seed)) {
+                break;
+            }
+        }
+        return;
+    }
     let (next, stop) = (AtomicU64::new(from), AtomicBool::new(false));
     let (results, inbox) = mpsc::channel();
     thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
+        for _ in 0..jobs {
             let results = results.clone();
             scope.spawn(|| {
                 let results = results;
+                let (mut done, mut sent) = (Vec::new(), Instant::now());
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= to || stop.load(Ordering::Relaxed) {
-                        return;
+                    let over = seed >= to || stop.load(Ordering::Relaxed);
+                    if !over {
+                        done.push((seed, run(seed)));
                     }
-                    let done = catch_unwind(AssertUnwindSafe(|| work(seed))).map_err(|panic| said(&*panic));
-                    if results.send((seed, done)).is_err() {
-                        return;
+                    if over || done.len() >= TOGETHER || sent.elapsed() >= SOON {
+                        let lost = results.send(mem::take(&mut done)).is_err();
+                        sent = Instant::now();
+                        if over || lost {
+                            return;
+                        }
                     }
                 }
             });
         }
         drop(results);
-        for (seed, done) in inbox {
+        for (seed, done) in inbox.into_iter().flatten() {
             if !each(seed, done) {
                 stop.store(true, Ordering::Relaxed);
             }
@@ -58,30 +79,39 @@ mod tests {
 
     #[test]
     fn every_seed_is_run_once_and_a_panic_is_the_seeds_own() {
-        let mut seen = Vec::new();
         let work = |seed: u64| if seed == 7 { panic!("seed {seed} is bad") } else { seed * 2 };
-        seeds(3, 20, 3, work, |seed, done| {
-            seen.push((seed, done));
-            true
-        });
-        seen.sort();
         let expected = |seed: u64| if seed == 7 { Err(String::from("seed 7 is bad")) } else { Ok(seed * 2) };
-        assert_eq!(seen, (3..20).map(|seed| (seed, expected(seed))).collect::<Vec<_>>());
+        for jobs in [1, 3] {
+            let mut seen = Vec::new();
+            seeds(3, 90, jobs, work, |seed, done| {
+                seen.push((seed, done));
+                true
+            });
+            seen.sort();
+            assert_eq!(seen, (3..90).map(|seed| (seed, expected(seed))).collect::<Vec<_>>());
+        }
     }
 
     #[test]
     fn enough_is_enough() {
         let mut count = 0;
+        let mut enough = |_, _| {
+            count += 1;
+            false
+        };
+        seeds(0, 1_000_000, 2, |seed| seed, &mut enough);
+        assert!(count < 1_000_000, "{count}");
+        count = 0;
         seeds(
             0,
             1_000_000,
-            2,
+            1,
             |seed| seed,
             |_, _| {
                 count += 1;
                 false
             },
         );
-        assert!(count < 1_000_000, "{count}");
+        assert_eq!(count, 1);
     }
 }

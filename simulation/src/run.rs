@@ -248,6 +248,8 @@ pub struct Sim {
     pub meters: BTreeMap<(String, i64), Meter>,
     /// The call that takes effect right now is one that nobody waits for any more.
     pub(crate) late_call: bool,
+    /// How far the clock of whoever makes that call is ahead, in milliseconds.
+    pub(crate) caller_ahead: i64,
     /// Each decision is held against the engine's own check, too.
     pub(crate) checks: bool,
     broken: Option<Broken>,
@@ -293,6 +295,7 @@ impl Sim {
             counts: Counts::default(),
             meters: BTreeMap::new(),
             late_call: false,
+            caller_ahead: 0,
             checks: false,
             broken: None,
             done: false,
@@ -310,13 +313,13 @@ impl Sim {
     fn go(&mut self) {
         while let Some((at, event)) = self.queue.pop() {
             self.now = at;
-            if self.done || self.broken.is_some() {
-                return;
-            }
             if self.now > self.plan.end {
                 return self.judge_end();
             }
             self.happen(event);
+            if self.done || self.broken.is_some() {
+                return;
+            }
         }
     }
 

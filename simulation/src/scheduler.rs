@@ -46,6 +46,12 @@ pub struct Scheduler {
     term: u64,
     epoch: Option<Epoch>,
     lease_until: i64,
+    /// Since then renewals are taken for made, one every five seconds, without an event for each.
+    renews_since: Option<i64>,
+    /// Renewals that were planned; the latest counts.
+    renewals: u64,
+    /// Looks at whether the lease is over that were planned; the latest counts.
+    lease_looks: u64,
     /// Attempts to lead; the latest counts.
     attempt: u64,
     /// It stands by without asking, since then.
@@ -60,6 +66,7 @@ pub struct Scheduler {
     /// When the earliest event for that is planned.
     alarm: i64,
     reading: bool,
+    /// Readings that were planned; the latest counts.
     readings: u64,
     read_again: bool,
     watch: u64,
@@ -98,14 +105,12 @@ pub struct Reading {
 pub enum Inbox {
     /// Try to lead, if this is the attempt of this number.
     Acquire(u64),
-    /// Renew leadership.
-    Renew,
-    /// The lease may be over.
-    LeaseOver,
-    /// Read the store.
-    Read,
-    /// Read the store, if it has not been read since the reading of this number.
-    ReadTick(u64),
+    /// Renew leadership, if this is the renewal of this number.
+    Renew(u64),
+    /// The lease may be over, if this is the look of this number.
+    LeaseOver(u64),
+    /// Read the store, if this is the reading of this number.
+    Read(u64),
     /// The rows that changed.
     Rows(Box<Reading>),
     /// The watch saw something.
@@ -231,17 +236,20 @@ impl Sim {
                     self.acquire(s);
                 }
             }
-            Inbox::Renew => self.renew(s),
-            Inbox::LeaseOver => {
-                // Renewed meanwhile: it is over later.
-                if self.schedulers[s].snapshot.is_some() {
-                    self.to(s, self.schedulers[s].lease_until - self.now, Inbox::LeaseOver);
+            Inbox::Renew(number) => {
+                if self.schedulers[s].renewals == number {
+                    self.renew(s);
                 }
             }
-            Inbox::Read => self.read(s),
-            Inbox::ReadTick(readings) => {
-                if self.schedulers[s].readings == readings {
-                    self.wake_reader(s);
+            Inbox::LeaseOver(number) => {
+                // Renewed meanwhile: it is over later.
+                if self.schedulers[s].snapshot.is_some() && self.schedulers[s].lease_looks == number {
+                    self.look_for_the_lease(s);
+                }
+            }
+            Inbox::Read(number) => {
+                if self.schedulers[s].readings == number {
+                    self.read(s);
                 }
             }
             Inbox::Rows(reading) => self.take_rows(s, *reading),
@@ -287,12 +295,12 @@ impl Sim {
                 // It asks every three seconds. While another's lease holds, and no question can go wrong, all answers
                 // are alike: the next one that may differ is asked.
                 let held_for = self.store.lease_until - self.now;
-                let wait = STAND_BY * (held_for + STAND_BY - 1).div_euclid(STAND_BY).max(1);
-                if wait > STAND_BY && self.store_is_calm_for(wait) {
+                let differs = (held_for + STAND_BY - 1).div_euclid(STAND_BY).max(1);
+                let questions = differs.min(1 + self.store_calm_for() / STAND_BY);
+                if questions > 1 {
                     self.schedulers[s].waits_since = Some(self.now);
-                    return self.try_to_lead(s, wait);
                 }
-                self.try_to_lead(s, STAND_BY);
+                self.try_to_lead(s, questions * STAND_BY);
             }
             Err(_) => self.try_to_lead(s, STAND_BY),
         }
@@ -337,8 +345,8 @@ impl Sim {
             self.counts.rare(Rare::TwoLeaders);
         }
         self.note("leads", s as i64, epoch.0, || format!("scheduler {s} under epoch {epoch}"));
-        self.to(s, RENEW_EVERY, Inbox::Renew);
-        self.to(s, LEASE, Inbox::LeaseOver);
+        self.plan_renewal(s, RENEW_EVERY);
+        self.look_for_the_lease(s);
         let wait = self.rng.between(10, 200);
         self.to(s, wait, Inbox::Relist(watch));
         self.wake_reader(s);
@@ -347,17 +355,50 @@ impl Sim {
 
     fn renew(&mut self, s: usize) {
         let Some(epoch) = self.schedulers[s].epoch else { return };
+        let mut sure = 0;
+        self.schedulers[s].renews_since = None;
         match self.store_renews(epoch, Span(LEASE)) {
             Ok(true) => {
-                self.schedulers[s].lease_until = self.now + LEASE;
+                // While none can go wrong, all renewals are alike: they are made at once.
+                sure = self.store_calm_for() / RENEW_EVERY * RENEW_EVERY;
+                if sure > 0 {
+                    self.schedulers[s].renews_since = Some(self.now);
+                    self.store_is_led_until(epoch, self.now + sure + LEASE);
+                }
+                self.schedulers[s].lease_until = self.now + sure + LEASE;
             }
             Ok(false) => return self.step_down(s),
             Err(_) => {}
         }
-        self.to(s, RENEW_EVERY, Inbox::Renew);
+        self.plan_renewal(s, sure + RENEW_EVERY);
+    }
+
+    fn plan_renewal(&mut self, s: usize, wait: i64) {
+        self.schedulers[s].renewals += 1;
+        self.to(s, wait, Inbox::Renew(self.schedulers[s].renewals));
+    }
+
+    fn look_for_the_lease(&mut self, s: usize) {
+        self.schedulers[s].lease_looks += 1;
+        self.to(s, self.schedulers[s].lease_until - self.now, Inbox::LeaseOver(self.schedulers[s].lease_looks));
+    }
+
+    /// Something may keep a leader from renewing: of the renewals that were taken for made, those until now were.
+    fn renew_no_more(&mut self, s: usize) {
+        let Some(since) = self.schedulers[s].renews_since.take() else { return };
+        let Some(epoch) = self.schedulers[s].epoch else { return };
+        let last = since + (self.now - since) / RENEW_EVERY * RENEW_EVERY;
+        self.schedulers[s].lease_until = last + LEASE;
+        self.store_is_led_until(epoch, last + LEASE);
+        self.plan_renewal(s, last + RENEW_EVERY - self.now);
+        self.look_for_the_lease(s);
+        for other in 0..self.schedulers.len() {
+            self.ask_again(other);
+        }
     }
 
     fn step_down(&mut self, s: usize) {
+        self.renew_no_more(s);
         self.note("stands by", s as i64, 0, || format!("scheduler {s}"));
         let process = &mut self.schedulers[s];
         process.term += 1;
@@ -383,6 +424,7 @@ impl Sim {
     }
 
     fn gone(&mut self, s: usize) {
+        self.renew_no_more(s);
         let process = &mut self.schedulers[s];
         process.alive = false;
         process.paused = false;
@@ -405,6 +447,7 @@ impl Sim {
     pub(crate) fn pause(&mut self, s: usize, lasts: i64) {
         if self.schedulers[s].alive && !self.schedulers[s].paused {
             self.counts.fault(Fault::Paused);
+            self.renew_no_more(s);
             self.ask_again(s);
             self.schedulers[s].paused = true;
             self.after(lasts, Event::Resume(s));
@@ -435,7 +478,9 @@ impl Sim {
         if under_way > 0 && self.now < limit {
             return self.to(s, 100, Inbox::Finish);
         }
-        if let Some(epoch) = process.epoch {
+        let epoch = process.epoch;
+        self.renew_no_more(s);
+        if let Some(epoch) = epoch {
             self.store_releases(epoch);
         }
         self.exit(s);
@@ -463,12 +508,18 @@ impl Sim {
         }
         process.reading = true;
         let wait = self.rng.between(1, 20);
-        self.to(s, wait, Inbox::Read);
+        self.plan_reading(s, wait);
+    }
+
+    fn plan_reading(&mut self, s: usize, wait: i64) {
+        self.schedulers[s].readings += 1;
+        self.to(s, wait, Inbox::Read(self.schedulers[s].readings));
     }
 
     fn read(&mut self, s: usize) {
+        self.schedulers[s].reading = true;
         if self.strikes(Fault::StoreAway) || self.strikes(Fault::StoreBefore) {
-            return self.to(s, READ_PAUSE, Inbox::Read);
+            return self.plan_reading(s, READ_PAUSE);
         }
         let asked_at = self.clock(s);
         let now = self.abs(self.now);
@@ -484,8 +535,6 @@ impl Sim {
         let now = self.clock(s);
         let process = &mut self.schedulers[s];
         process.reading = false;
-        process.readings += 1;
-        let readings = process.readings;
         let again = core::mem::take(&mut process.read_again);
         process.cursor = Some(reading.cursor);
         if let Some(snapshot) = &mut process.snapshot {
@@ -500,7 +549,8 @@ impl Sim {
         if again {
             self.wake_reader(s);
         } else {
-            self.to(s, TICK, Inbox::ReadTick(readings));
+            let wait = TICK + self.rng.between(1, 20);
+            self.plan_reading(s, wait);
         }
         self.turn(s);
     }
@@ -698,6 +748,7 @@ impl Sim {
 
     fn effect(&mut self, s: usize, action: &Action) -> Outcome {
         let asked_at = self.clock(s);
+        self.caller_ahead = self.schedulers[s].offset;
         match action {
             Action::PollJob { id, installation, .. } => {
                 Outcome::JobPolled { asked_at, answer: self.poll_job(*id, *installation) }

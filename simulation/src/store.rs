@@ -8,8 +8,9 @@ use engine::{
 };
 
 use crate::{
+    plan::Window,
     register::{Fault, Rare},
-    run::Sim,
+    run::{HOUR, Sim},
     trace::number,
 };
 
@@ -93,6 +94,13 @@ impl Sim {
         })
     }
 
+    /// The leader of this epoch renews in time, and the latest renewal holds until then.
+    pub(crate) fn store_is_led_until(&mut self, epoch: Epoch, until: i64) {
+        if self.store.rows.renew(epoch, self.abs(until), Span::ZERO) {
+            self.store.lease_until = until;
+        }
+    }
+
     pub(crate) fn store_releases(&mut self, epoch: Epoch) {
         // If it is lost the lease runs out by itself.
         let _ = self.statement(|sim| {
@@ -104,11 +112,13 @@ impl Sim {
         });
     }
 
-    /// Whether no statement can go wrong for so long.
-    pub(crate) fn store_is_calm_for(&self, wait: i64) -> bool {
+    /// For how many milliseconds from now on no statement can go wrong: at most an hour.
+    pub(crate) fn store_calm_for(&self) -> i64 {
         let faults = [Fault::StoreAway, Fault::StoreBefore, Fault::StoreLostAck];
-        let (from, until) = (self.now, (self.now + wait).min(self.plan.quiet_at));
-        !self.plan.window.iter().any(|it| faults.contains(&it.fault) && it.from <= until && from < it.until)
+        let strikes = |it: &&Window| faults.contains(&it.fault) && self.now < it.until.min(self.plan.quiet_at);
+        let next =
+            self.plan.window.iter().filter(strikes).map(|it| it.from).filter(|it| *it < self.plan.quiet_at).min();
+        next.map_or(HOUR, |from| (from - 1 - self.now).clamp(0, HOUR))
     }
 
     pub(crate) fn store_writes(&mut self, epoch: Epoch, writes: &[(u64, Write)]) -> Result<Vec<Written>, StoreError> {

@@ -108,7 +108,7 @@ impl Caller {
     }
 
     pub(super) fn session(&self, who: As) -> Session<'_> {
-        Session { caller: self, who, budget: None, calls: 0 }
+        Session { caller: self, who, budget: None, date: None, calls: 0 }
     }
 
     fn jwt(&self, app: App) -> Result<SecretString, GitHubError> {
@@ -125,12 +125,9 @@ impl Caller {
             .map_err(|_| unavailable("the App's private key cannot sign"))
     }
 
-    /// Learns from an answer by how much the two clocks differ.
-    fn compare_clocks(&self, headers: &http::HeaderMap) {
-        let date = headers.get(http::header::DATE).and_then(|date| date.to_str().ok());
-        let date = date.and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
-        let Some(date) = date else { return };
-        let ahead = date.as_second() - self.now().0 / 1000;
+    /// Learns by how much the two clocks differ, from an answer that was sent at `date`.
+    fn compare_clocks(&self, date: Time) {
+        let ahead = (date.0 - self.now().0) / 1000;
         let ahead = if ahead.abs() > CLOCKS_AGREE { ahead } else { 0 };
         if self.ahead.swap(ahead, Ordering::Relaxed) == 0 && ahead != 0 {
             tracing::warn!(seconds = ahead, "GitHub's clock differs from this machine's: signing in goes by GitHub's");
@@ -166,10 +163,16 @@ pub(super) struct Session<'a> {
     caller: &'a Caller,
     who: As,
     budget: Option<Budget>,
+    date: Option<Time>,
     calls: u32,
 }
 
 impl Session<'_> {
+    /// What GitHub's clock showed at the latest answer.
+    pub fn date(&self) -> Option<Time> {
+        self.date
+    }
+
     /// The result with what the calls showed of the budget.
     pub fn answer<T>(self, result: Result<T, GitHubError>) -> GitHubAnswer<T> {
         GitHubAnswer { result, budget: self.budget, calls: self.calls }
@@ -308,14 +311,17 @@ impl Session<'_> {
         self.calls += 1;
         let response = self.caller.crab.execute(request).await.map_err(|error| unavailable(&root_cause(&error)))?;
         let (parts, body) = response.into_parts();
-        self.caller.compare_clocks(&parts.headers);
+        self.date = date(&parts.headers);
+        if let Some(date) = self.date {
+            self.caller.compare_clocks(date);
+        }
         let body = Limited::new(body, BODY_LIMIT)
             .collect()
             .await
             .map_err(|_| unavailable("the answer broke off, or is too long"))?;
         let reply = Reply { status: parts.status.as_u16(), headers: parts.headers, body: body.to_bytes() };
         if matches!(self.who, As::Installation(..)) {
-            self.budget = budget(&reply.headers).or(self.budget);
+            self.budget = budget(&reply.headers, |there| self.here(there)).or(self.budget);
         }
         Ok(reply)
     }
@@ -354,7 +360,14 @@ impl Session<'_> {
             return Some(self.caller.now() + Span::secs(seconds));
         }
         let exhausted = header(headers, "x-ratelimit-remaining") == Some(0);
-        header(headers, "x-ratelimit-reset").filter(|_| exhausted).map(|seconds| Time(seconds.saturating_mul(1000)))
+        let reset = header(headers, "x-ratelimit-reset").filter(|_| exhausted);
+        reset.map(|seconds| self.here(Time(seconds.saturating_mul(1000))))
+    }
+
+    /// A time of GitHub's as this machine's clock will show it: as long from now as it is from the latest answer's date.
+    fn here(&self, there: Time) -> Time {
+        let Some(date) = self.date else { return there };
+        Time(self.caller.now().0.saturating_add(there.0.saturating_sub(date.0)))
     }
 }
 
@@ -362,10 +375,18 @@ fn header(headers: &http::HeaderMap, name: &str) -> Option<i64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
-fn budget(headers: &http::HeaderMap) -> Option<Budget> {
+/// `Date`, in whole seconds.
+fn date(headers: &http::HeaderMap) -> Option<Time> {
+    let date = headers.get(http::header::DATE)?.to_str().ok()?;
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()?;
+    Some(Time(date.as_millisecond()))
+}
+
+/// What is left of the hour; `here` brings a time of GitHub's to this machine's clock.
+fn budget(headers: &http::HeaderMap, here: impl Fn(Time) -> Time) -> Option<Budget> {
     let core = headers.get("x-ratelimit-resource").is_none_or(|resource| resource == "core");
     let count = |name| header(headers, name).and_then(|value| u32::try_from(value).ok());
-    let reset_at = Time(header(headers, "x-ratelimit-reset")?.saturating_mul(1000));
+    let reset_at = here(Time(header(headers, "x-ratelimit-reset")?.saturating_mul(1000)));
     let budget = Budget { limit: count("x-ratelimit-limit")?, remaining: count("x-ratelimit-remaining")?, reset_at };
     Some(budget).filter(|_| core)
 }

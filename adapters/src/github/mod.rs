@@ -220,7 +220,8 @@ impl GitHub for GitHubClient {
         Box::pin(async move {
             let mut session = self.caller.session(As::Installation(app, installation));
             let result = session.get::<JobBody>(&format!("/repos/{repo}/actions/jobs/{job}")).await;
-            session.answer(result.map(JobBody::into_fact))
+            let said_at = session.date();
+            session.answer(result.map(|body| body.into_fact(said_at)))
         })
     }
 

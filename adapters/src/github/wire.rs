@@ -59,8 +59,8 @@ pub(super) struct JobBody {
 }
 
 impl JobBody {
-    /// A conclusion means completed, whatever the status says.
-    pub fn into_fact(self) -> JobView {
+    /// A conclusion means completed, whatever the status says. `said_at`: what GitHub's clock showed.
+    pub fn into_fact(self, said_at: Option<Time>) -> JobView {
         let time = |at: jiff::Timestamp| Time(at.as_millisecond());
         let runner = self.runner_name.filter(|name| !name.is_empty());
         let assignment = runner
@@ -72,7 +72,7 @@ impl JobBody {
         if self.status == "in_progress" {
             return JobView::InProgress { assignment };
         }
-        JobView::Queued
+        JobView::Queued { said_at }
     }
 }
 

@@ -179,7 +179,7 @@ fn forget_later(turn: &mut Turn<'_>, name: &WorkerName, completed_at: Time) {
         return turn.s.wake(Key::Name(name.clone()), at);
     }
     // Its runner entry may still be there, out of view while GitHub could not be asked.
-    let confirmed = turn.s.worker(name).is_none_or(|worker| worker.runner_gone_at >= worker.row.completed_at);
+    let confirmed = turn.s.worker(name).is_none_or(|worker| worker.is_gone_there());
     let forgotten_there = completed_at + FORGOTTEN_THERE;
     if !confirmed && turn.now < forgotten_there {
         return turn.s.wake(Key::Name(name.clone()), forgotten_there);

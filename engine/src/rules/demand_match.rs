@@ -4,7 +4,7 @@
 //! pool keeps its wanting groups, whose owners have room, in a queue by their oldest pending job, and a group that got
 //! one moves on to its next pending job for the rest of the decision.
 
-use alloc::collections::BTreeSet;
+use alloc::{boxed::Box, collections::BTreeSet};
 
 use crate::{
     decide::Turn,
@@ -113,7 +113,7 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
         completed_at: None,
     };
     let (phantom, scope) = (group.phantom, group.scope);
-    let write = Write::Reserve { worker: worker.clone(), cap: turn.policy.cap(worker.owner), phantom };
+    let write = Write::Reserve { worker: Box::new(worker.clone()), cap: turn.policy.cap(worker.owner), phantom };
     let name = worker.name.clone();
     let mut entry = found(worker, false);
     entry.stage = Stage::Reserving;

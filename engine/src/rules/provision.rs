@@ -3,6 +3,8 @@
 //! Each step is repeated until its outcome is known: a JIT configuration whose answer was lost shows as a taken name,
 //! a pod or a Secret as one that exists. What cannot be finished within the time limit gives its place back.
 
+use alloc::boxed::Box;
+
 use super::reconcile_runners::fail;
 use crate::{
     decide::Turn,
@@ -99,7 +101,7 @@ fn mint(turn: &mut Turn<'_>, name: &WorkerName, expires: Time) {
         worker.mint_paid = None;
     }
     let flight = Flight::Mint(name.clone(), row.installation);
-    begin(turn, name, flight, Action::MintJit(row));
+    begin(turn, name, flight, Action::MintJit(Box::new(row)));
 }
 
 fn pod(turn: &mut Turn<'_>, name: &WorkerName) {
@@ -116,5 +118,5 @@ fn pod(turn: &mut Turn<'_>, name: &WorkerName) {
         let at = turn.now + turn.policy.timeouts.backoff;
         return turn.s.wake(Key::Name(name.clone()), at);
     }
-    begin(turn, name, Flight::CreatePod(name.clone()), Action::CreatePod(row));
+    begin(turn, name, Flight::CreatePod(name.clone()), Action::CreatePod(Box::new(row)));
 }

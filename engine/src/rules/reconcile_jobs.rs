@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use crate::{
     decide::Turn,
     decision::{Action, JobFailure, Reason, Write},
-    facts::{App, JobView, Status},
+    facts::{App, Status},
     governor::Use,
     ids::{EntityType, InstallationId, JobId, Span},
     snapshot::{Finding, Flight, Key},
@@ -41,15 +41,9 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
             (Write::JobFailed { id, at: now, failure }, Reason::GitHubSays)
         }
         Finding::Failed(failure) => (Write::JobFailed { id, at: now, failure }, Reason::Installation(failure)),
-        Finding::View { view: JobView::Completed { assignment, completed_at }, asked_at } => {
-            (Write::JobCompleted { id, assignment, at: completed_at.unwrap_or(asked_at) }, Reason::GitHubSays)
-        }
-        Finding::View { view: JobView::InProgress { assignment }, .. } => {
-            (Write::JobRunning { id, assignment }, Reason::GitHubSays)
-        }
-        Finding::View { view: JobView::Queued, asked_at } => {
-            (Write::JobRequeued { id, at: asked_at }, Reason::GitHubSays)
-        }
+        Finding::Ended { assignment, at } => (Write::JobCompleted { id, assignment, at }, Reason::GitHubSays),
+        Finding::Started(assignment) => (Write::JobRunning { id, assignment }, Reason::GitHubSays),
+        Finding::Requeued { at } => (Write::JobRequeued { id, at }, Reason::GitHubSays),
     };
     let ending = matches!(write, Write::JobCompleted { .. } | Write::JobFailed { .. });
     turn.s.edit_job(id, |job| {

@@ -383,9 +383,8 @@ fn listing_due(turn: &Turn<'_>, entity: EntityId) -> Option<Time> {
     if scope.active > 0 && (turn.now < soonest || workers_of(turn, scope).any(unsettled)) {
         return Some(soonest);
     }
-    let unconfirmed = |(_, worker): (&WorkerName, &WorkerEntry)| {
-        worker.row.status.is_ended() && worker.runner_gone_at < worker.row.completed_at
-    };
+    let unconfirmed =
+        |(_, worker): (&WorkerName, &WorkerEntry)| worker.row.status.is_ended() && !worker.is_gone_there();
     let periodic = scope.active > 0 || !scope.runners.is_empty() || workers_of(turn, scope).any(unconfirmed);
     let periodic = periodic.then_some(listed_at + governor.list_every);
     wanted.into_iter().chain(periodic).min()

@@ -3,6 +3,7 @@
 use alloc::{collections::BTreeSet, vec::Vec};
 
 use super::fifo::Fifo;
+use super::outcome::LATE_EFFECT;
 use super::{Gx, JobEntry, Key, PodEntry, Row, Snapshot, Stage, WorkerEntry};
 use crate::{
     facts::{Change, Job, Node, Pod, PodListing, PodPhase, Status, Worker},
@@ -288,7 +289,9 @@ impl Snapshot {
         let Some(known) = self.workers.get(&name) else {
             self.scopes[scope].workers.insert(name.clone());
             self.inherit_worker(&worker);
-            let entry = found(worker, self.is_named(&name));
+            let mut entry = found(worker, self.is_named(&name));
+            // Whoever made it may have made a JIT call for it whose answer nobody saw.
+            entry.mint_until = entry.row.completed_at.unwrap_or(self.now) + LATE_EFFECT;
             return self.insert_worker(name, entry);
         };
         // Mostly it is this leader's own write that comes back.
@@ -511,6 +514,7 @@ pub(crate) fn found(row: Worker, named: bool) -> WorkerEntry {
         touched_at,
         registered: named,
         runner_gone_at: None,
+        mint_until: Time::ZERO,
         offline_since: None,
         idle_since: None,
         busy_since: None,

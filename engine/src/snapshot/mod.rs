@@ -33,7 +33,7 @@ pub(crate) use table::Row;
 
 use crate::{
     decision::{JobFailure, WorkerFailure, Write},
-    facts::{App, Assignment, Delivery, Job, JobView, Node, Pod, RunnerScope, Status, Worker},
+    facts::{App, Assignment, Delivery, Job, Node, Pod, RunnerScope, Status, Worker},
     governor::{Allowance, Backoff},
     ids::{EntityId, Image, InstallationId, JobId, NodeName, OwnerId, PodUid, Pool, Realm, RunnerId, Time, WorkerName},
     labels::LabelSet,
@@ -138,7 +138,17 @@ impl JobEntry {
 /// What must be written about a job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Finding {
-    View { view: JobView, asked_at: Time },
+    /// It runs, and GitHub may have said where.
+    Started(Option<Assignment>),
+    /// It has ended.
+    Ended {
+        assignment: Option<Assignment>,
+        at: Time,
+    },
+    /// It is queued again: what it started on before `at` it has left.
+    Requeued {
+        at: Time,
+    },
     Failed(JobFailure),
 }
 
@@ -179,6 +189,8 @@ pub(crate) struct WorkerEntry {
     pub registered: bool,
     /// GitHub has confirmed, as of then, that no runner entry exists.
     pub runner_gone_at: Option<Time>,
+    /// A JIT call whose end nobody saw may make its runner entry until then.
+    pub mint_until: Time,
     /// Asked at: the first of the latest unbroken row of listings that show it offline or not at all.
     pub offline_since: Option<Time>,
     /// Asked at: the first of the latest unbroken row of listings that show it idle.
@@ -194,6 +206,12 @@ pub(crate) struct WorkerEntry {
 }
 
 impl WorkerEntry {
+    /// Whether GitHub has confirmed, since its end, that no runner entry exists and that none will come.
+    pub fn is_gone_there(&self) -> bool {
+        let over = self.row.completed_at.unwrap_or(self.mint_until).max(self.mint_until);
+        self.runner_gone_at.is_some_and(|at| at >= over)
+    }
+
     /// Whether it is supply: pending or running, and not being ended.
     pub fn is_active(&self) -> bool {
         !self.row.status.is_ended() && !self.ending
@@ -329,7 +347,8 @@ pub(crate) struct AppEntry {
 pub(crate) struct Failed {
     pub delivery: Delivery,
     pub since: Time,
-    pub tries: u32,
+    /// Attempts that ghfe refused, of those that the log has shown.
+    pub refusals: u32,
     pub not_before: Time,
     pub in_flight: bool,
 }

@@ -232,11 +232,12 @@ impl Snapshot {
         let retry = self.now + self.timeouts.backoff;
         let Some(job) = self.jobs.get(&id) else { return };
         let finding = match &answer.result {
-            Ok(view) => news(job, view, asked_at).then(|| Finding::View { view: view.clone(), asked_at }),
+            Ok(view) => news(job, view, asked_at),
             Err(GitHubError::NotFound) => Some(Finding::Failed(JobFailure::JobNotFound)),
             Err(_) => None,
         };
-        let failed = answer.result.is_err() && finding.is_none();
+        let found = finding.is_some();
+        let failed = answer.result.is_err() && !found;
         self.edit_job(id, |job| {
             job.in_flight = false;
             job.poll_due = if failed { retry } else { next };
@@ -246,7 +247,9 @@ impl Snapshot {
             }
             job.edit_rest(|rest| rest.finding = finding);
         });
-        self.touch(Key::Job(id));
+        if found {
+            self.touch(Key::Job(id));
+        }
     }
 
     fn runners_listed(&mut self, entity: EntityId, installation: InstallationId, answer: GitHubAnswer<RunnerListing>) {
@@ -390,6 +393,9 @@ impl Snapshot {
         self.edit_worker(name, |entry| {
             entry.in_flight = false;
             entry.touched_at = now;
+            if matches!(answer.result, Err(GitHubError::Unavailable { .. })) {
+                entry.mint_until = now + LATE_EFFECT;
+            }
             match answer.result {
                 Ok(minted) => {
                     entry.backoff.clear();
@@ -533,11 +539,8 @@ impl Snapshot {
         let (now, timeouts) = (self.now, self.timeouts);
         let Some(entry) = self.apps.get_mut(&app) else { return };
         entry.allowance.answered(answer.result.as_ref().err(), answer.budget, now, &timeouts);
-        // An attempt that GitHub never heard of, or put off, is none.
-        let put_off = matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }));
         if let Some(failed) = entry.failed.get_mut(guid) {
             failed.in_flight = false;
-            failed.tries += u32::from(!put_off);
             // The next reading of the log shows how the repetition fared.
             failed.not_before = now + if answer.result.is_ok() { failed.pause() } else { Span::secs(30) };
         }
@@ -553,14 +556,22 @@ pub(crate) const MAX_FAILED: usize = 10_000;
 /// time, one that is wrong stays wrong.
 const OFTEN: u32 = 5;
 
+/// GitHub puts a job back into its queue 60 s after it was given to a runner that does not begin, never sooner. An answer
+/// "queued" that is younger than this was given before the start that the row tells of; and the next start is later than
+/// the answer less this, though a slow answer bears the time at which it was sent.
+const REQUEUE_PROOF: Span = Span::secs(45);
+
+/// After its caller has given it up, a call may still have its effect for this long.
+pub(crate) const LATE_EFFECT: Span = Span::secs(60);
+
 impl Failed {
     pub fn is_refused_often(&self) -> bool {
-        self.delivery.refused && self.tries >= OFTEN
+        self.delivery.refused && self.refusals >= OFTEN
     }
 
     /// How long the next repetition waits: two minutes, and after many refusals up to an hour.
     fn pause(&self) -> Span {
-        let doublings = if self.is_refused_often() { (self.tries - OFTEN + 1).min(5) } else { 0 };
+        let doublings = if self.is_refused_often() { (self.refusals - OFTEN + 1).min(5) } else { 0 };
         Span::mins(2 << doublings).min(Span::hours(1))
     }
 }
@@ -582,31 +593,35 @@ impl super::AppEntry {
             let failed = self.failed.entry(delivery.guid.clone()).or_insert_with(|| Failed {
                 delivery: delivery.clone(),
                 since: delivery.delivered_at,
-                tries: 0,
+                refusals: u32::from(delivery.refused),
                 not_before: Time::ZERO,
                 in_flight: false,
             });
             if delivery.delivered_at > failed.delivery.delivered_at {
+                failed.refusals += u32::from(delivery.refused);
                 failed.delivery = delivery;
             }
         }
     }
 }
 
-/// Whether GitHub's word about a job goes beyond its row.
-fn news(job: &super::JobEntry, view: &JobView, asked_at: Time) -> bool {
+/// What GitHub's word about a job says beyond its row.
+fn news(job: &super::JobEntry, view: &JobView, asked_at: Time) -> Option<Finding> {
     match (job.status, view) {
-        (Status::Pending, JobView::Queued) => false,
-        (Status::Pending, JobView::InProgress { .. }) => true,
-        (Status::Running, JobView::InProgress { assignment }) => {
-            assignment.as_ref().is_some_and(|told| job.assignment().is_none_or(|known| known < told))
+        (Status::Pending, JobView::Queued { .. }) | (Status::Completed | Status::Failed, _) => None,
+        (Status::Running, JobView::Queued { said_at }) => {
+            // By GitHub's clock, as the start is: this machine's may be minutes off.
+            let at = said_at.unwrap_or(asked_at) - REQUEUE_PROOF;
+            let left = job.assignment().is_none_or(|known| known.started_at < at);
+            (left && !job.requeued).then_some(Finding::Requeued { at })
         }
-        // A poll that was asked before the job started says nothing about a requeue.
-        (Status::Running, JobView::Queued) => {
-            !job.requeued && job.assignment().is_none_or(|known| known.started_at < asked_at)
+        (status, JobView::InProgress { assignment }) => {
+            let told = assignment.as_ref().is_some_and(|told| job.assignment().is_none_or(|known| known < told));
+            (status == Status::Pending || told).then(|| Finding::Started(assignment.clone()))
         }
-        (Status::Pending | Status::Running, JobView::Completed { .. }) => true,
-        (Status::Completed | Status::Failed, _) => false,
+        (_, JobView::Completed { assignment, completed_at }) => {
+            Some(Finding::Ended { assignment: assignment.clone(), at: completed_at.unwrap_or(asked_at) })
+        }
     }
 }
 

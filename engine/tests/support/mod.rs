@@ -306,7 +306,7 @@ impl Bench {
     pub fn reservations(&self) -> Vec<(Worker, JobId)> {
         let reserve = |chosen: &Chosen| match (&chosen.action, &chosen.reason) {
             (Action::Write { write: Write::Reserve { worker, .. }, .. }, engine::decision::Reason::Demand { job }) => {
-                Some((worker.clone(), *job))
+                Some(((**worker).clone(), *job))
             }
             _ => None,
         };

@@ -36,6 +36,8 @@ const SERVED: i64 = 30 * SECOND + MINUTE;
 const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
+/// Of an hour's calls, so many percent are kept for provisioning.
+const RESERVED: i64 = 30;
 /// Deliveries that an App can have repeated in a minute: 900 points at 5 points each, and some are needed twice.
 const REPEATED: i64 = 150;
 /// A lost `completed` of a job on one of our runners (L2).
@@ -758,16 +760,22 @@ fn posted(github: &GitHub, calm: Time) -> BTreeMap<i64, Posted> {
     posted
 }
 
-/// Accounts with too many jobs to poll them all within the hour's calls.
-fn poor(github: &GitHub) -> BTreeSet<i64> {
+/// Accounts with more jobs than can be polled with what GitHub still grants within their hour, less what is kept for
+/// provisioning.
+fn poor(github: &GitHub, now: Time) -> BTreeSet<i64> {
     let mut open: BTreeMap<i64, i64> = BTreeMap::new();
     for job in github.jobs.values().filter(|job| !matches!(job.state, JobState::Completed(_))) {
         if let Some(repo) = github.repos.get(&job.repo) {
             *open.entry(repo.account).or_default() += 1;
         }
     }
-    let limit = |account: &i64| github.accounts.get(account).map_or(0, |it| i64::from(it.quota.limit));
-    open.into_iter().filter(|(account, jobs)| jobs * 40 > limit(account)).map(|(account, _)| account).collect()
+    let granted = |account: &i64| {
+        let Some(quota) = github.accounts.get(account).map(|it| &it.quota) else { return 0 };
+        let limit = i64::from(quota.limit);
+        let spare = (limit - i64::from(quota.used) - limit * RESERVED / 100).max(0);
+        if now < quota.reset_at { limit.min(spare * HOUR / quota.reset_at.since(now).0) } else { limit }
+    };
+    open.into_iter().filter(|(account, jobs)| jobs * 40 > granted(account)).map(|(account, _)| account).collect()
 }
 
 impl Look<'_> {
@@ -860,7 +868,7 @@ impl Look<'_> {
             // An App may repeat so many a minute: very many that were lost take their time.
             let lost = github.log.iter().filter(|it| it.over && !(200..300).contains(&it.status)).count() as i64;
             let backlog = lost * MINUTE / REPEATED;
-            let poor = poor(github);
+            let poor = poor(github, self.world.time());
             for (&id, job) in &github.jobs {
                 let Some(account) = github.repos.get(&job.repo).map(|repo| repo.account) else { continue };
                 if !self.is_healthy(github, account) {
@@ -878,14 +886,20 @@ impl Look<'_> {
                 let ours =
                     named.is_some_and(|name| self.database.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
                 let poor = poor.contains(&account);
-                let limit = if ours { ENDED } else { SWEPT } + if poor { HOUR } else { 0 };
+                // While its account is poor a job's time does not run; an hour must do all the same.
+                let limit = if ours { ENDED } else { SWEPT };
                 let late = done && !row.status.is_ended();
-                self.hold("L2 ended", id, late, limit, || {
-                    format!("job {id} has ended and its row says {:?}", row.status)
-                });
+                for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
+                    self.hold("L2 ended", key, holds, limit, || {
+                        format!("job {id} has ended and its row says {:?}", row.status)
+                    });
+                }
                 let waits = job.state == JobState::Queued && row.status == Status::Running && !row.is_requeued();
-                let limit = SWEPT + if poor { HOUR } else { 0 };
-                self.hold("L2 requeued", id, waits, limit, || format!("job {id} is queued again and its row runs"));
+                for (key, holds, limit) in [(id, waits && !poor, SWEPT), (-id, waits, SWEPT + HOUR)] {
+                    self.hold("L2 requeued", key, holds, limit, || {
+                        format!("job {id} is queued again and its row runs")
+                    });
+                }
                 if matches!(job.state, JobState::InProgress) && lock(&self.world.judge).requeued.remove(&JobId(id)) {
                     self.world.rare(Rare::RequeuedServed);
                 }
@@ -1004,7 +1018,12 @@ impl Look<'_> {
                 (entry, row.is_none_or(|row| self.is_reachable(github, row.entity.0)))
             });
             let (online, busy) = entry.unwrap_or_default();
-            let unregistered = phase == Phase::Running && !online && !busy && active && healthy && !deleting;
+            // What a row says to run on it may run there, until a poll has told otherwise (L2 judges when it must have).
+            let works = self.database.rows.jobs().any(|job| {
+                let on_it = job.assignment.as_ref().is_some_and(|it| *it.runner == *name);
+                on_it && job.status == Status::Running && !job.is_requeued()
+            });
+            let unregistered = phase == Phase::Running && !online && !busy && !works && active && healthy && !deleting;
             // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
             self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, || {
                 format!("{name} runs and is not registered")

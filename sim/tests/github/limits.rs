@@ -46,6 +46,17 @@ fn an_exhausted_hour_ends_when_github_says() {
         let until = bed.now() + Span::hours(1);
         assert_eq!(answer.result.unwrap_err(), GitHubError::RateLimited { until: Some(until) });
         assert_eq!(answer.budget.map(|budget| (budget.remaining, budget.reset_at)), Some((0, until)));
+        // By the clock of whoever asks, however far it is off.
+        for apart in [Span::secs(-120), Span::secs(120)] {
+            let client = bed.client(apart, (&bed.models.keys.0, &bed.models.keys.1));
+            let mut answer = client.mint(&org_worker("two")).await;
+            if !matches!(answer.result, Err(GitHubError::RateLimited { .. })) {
+                // Signing in had to learn the time first.
+                answer = client.mint(&org_worker("two")).await;
+            }
+            assert_eq!(answer.result.unwrap_err(), GitHubError::RateLimited { until: Some(until + apart) });
+            assert_eq!(answer.budget.map(|budget| budget.reset_at), Some(until + apart));
+        }
         bed.pass(Span::hours(1));
         assert!(mint("two").await.result.is_ok());
     });

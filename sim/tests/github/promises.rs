@@ -54,7 +54,7 @@ fn a_busy_runner_is_not_deleted() {
         bed.with(|github, now| github.queue_job(1, ORG.2, &[LABEL], Span::mins(5), now));
         bed.with(|github, now| github.queue_job(2, ORG.2, &["another-label"], Span::mins(5), now));
         bed.models.step();
-        assert_eq!(job(bed, 2).await, Ok(JobView::Queued));
+        assert_eq!(job(bed, 2).await, Ok(JobView::Queued { said_at: Some(bed.now()) }), "by GitHub's clock");
         let listed = bed.github.runners(&org_scope()).await.result.unwrap();
         assert!(listed.runners[0].busy && listed.runners[0].online);
         assert_eq!(bed.github.delete_runner(&org_scope(), runner).await.result, Err(GitHubError::RunnerBusy));

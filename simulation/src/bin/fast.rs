@@ -14,6 +14,8 @@ const USAGE: &str = "usage: fast run --seed N [--profile P] [--trace FILE]
        fast scenario FILE [--trace FILE]";
 
 fn main() -> ExitCode {
+    // Whoever reads the first lines only (`| head`) ends it, without a word.
+    sigpipe::reset();
     match command(std::env::args().skip(1).collect(), "fast") {
         Ok(End::Held) => ExitCode::SUCCESS,
         Ok(End::Broke) => ExitCode::from(1),

@@ -25,6 +25,8 @@ exit: 0 everything held, 1 an invariant broke, 2 usage
 --trace -: to the terminal. The full depth is built when it is first asked for, which takes some minutes.";
 
 fn main() -> ExitCode {
+    // Whoever reads the first lines only (`| head`) ends it, without a word.
+    sigpipe::reset();
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     if args.is_empty() || args.iter().any(|arg| arg == "--help" || arg == "-h" || arg == "help") {
         println!("{USAGE}");
