@@ -34,6 +34,23 @@ fn deletes(chosen: Option<engine::decision::Chosen>) {
     assert_eq!(chosen.map(|chosen| chosen.action), Some(expected));
 }
 
+/// The only place is a pod's that the watch saw go. A listing has it still, asked for so many seconds later. Workers that
+/// are reserved then.
+fn listed_after_it_went(bench: &mut Bench, seconds: i64) -> usize {
+    bench.nodes(1);
+    bench.find_worker(Status::Pending, PodPhase::Pending);
+    ended(bench, Some(WorkerFailure::PodStuckPending), PodPhase::Pending);
+    let pods = bench.cluster.clone();
+    bench.later(Span::mins(1));
+    bench.apply(Change::PodGone { name: OURS.into(), uid: PodUid::from(format!("uid-{OURS}")) });
+    let asked_at = bench.now + Span::secs(seconds);
+    bench.later(Span::secs(2));
+    bench.apply(Change::Pods(PodListing { asked_at, pods }));
+    bench.apply(Change::Job(job(1, 1)));
+    bench.decide();
+    bench.reservations().len()
+}
+
 const CASES: &[Case] = &[
     ("a pod runs: its worker does, since when and where", |bench| {
         bench.find_worker(Status::Pending, PodPhase::Running);
@@ -182,6 +199,12 @@ const CASES: &[Case] = &[
         // The first listing of all is older than the worker is.
         let reason = Reason::WorkerFailed(WorkerFailure::PodVanished);
         assert!(bench.until(&reason, Some(&[]), Span::mins(1)).is_some());
+    }),
+    ("a listing that was asked for before a pod went does not bring it back: its place is free", |bench| {
+        assert_eq!(listed_after_it_went(bench, -1), 1);
+    }),
+    ("one that was asked for later does, whatever the watch said", |bench| {
+        assert_eq!(listed_after_it_went(bench, 1), 0);
     }),
     ("a worker that another leader left without a pod", |bench| {
         bench.later(Span(1));

@@ -238,17 +238,25 @@ fn a_job_without_an_installation_is_served_once_any_delivery_of_its_entity_has_t
     assert!(served.iter().all(|(worker, _)| worker.installation == InstallationId(501)));
 }
 
-/// A suspended App's pending jobs are failed, and run all the same when it is back: each takes a runner that was made for
-/// another.
+/// A runner takes one job in its life. That one has ended: its pod is about to end too, and where jobs end all the time
+/// there is always one such. Or its row was failed: a suspended App's pending jobs are, and run all the same when it is back,
+/// each on a runner that was made for another.
 #[test]
-fn a_runner_that_a_failed_job_took_serves_no_other() {
-    let failed = |runner: &str| Job {
-        status: Status::Failed,
-        assignment: on(runner, START),
-        completed_at: Some(START),
-        failure: Some(engine::decision::JobFailure::InstallationSuspended),
-        ..job(1, 1)
-    };
+fn a_runner_that_has_had_its_job_serves_no_other() {
+    use engine::decision::JobFailure::InstallationSuspended;
+    for (status, failure) in [(Status::Completed, None), (Status::Failed, Some(InstallationSuspended))] {
+        let ended = |runner: &str| Job {
+            status,
+            assignment: on(runner, START),
+            completed_at: Some(START),
+            failure,
+            ..job(1, 1)
+        };
+        had_its_job(ended);
+    }
+}
+
+fn had_its_job(ended: impl Fn(&str) -> Job) {
     let listing = |bench: &mut Bench, busy: bool| {
         let find = |bench: &Bench| bench.find(|action| matches!(action, engine::decision::Action::ListRunners(_)));
         while find(bench).is_none() {
@@ -264,7 +272,7 @@ fn a_runner_that_a_failed_job_took_serves_no_other() {
     bench.decide();
     assert_eq!(bench.reservations(), [], "a free runner is there");
     listing(&mut bench, false);
-    bench.apply(Change::Job(failed(OURS)));
+    bench.apply(Change::Job(ended(OURS)));
     bench.decide();
     assert_eq!(bench.reservations().iter().map(|(_, job)| job.0).collect::<Vec<_>>(), [2]);
 
@@ -272,7 +280,7 @@ fn a_runner_that_a_failed_job_took_serves_no_other() {
     let mut bench = Bench::new(2);
     bench.find_worker(Status::Running, PodPhase::Running);
     bench.answer_writes();
-    bench.apply(Change::Job(failed(OURS)));
+    bench.apply(Change::Job(ended(OURS)));
     bench.decide();
     listing(&mut bench, false);
     bench.apply(Change::Job(job(2, 1)));
@@ -283,7 +291,7 @@ fn a_runner_that_a_failed_job_took_serves_no_other() {
     let mut bench = Bench::new(2);
     bench.find_worker(Status::Running, PodPhase::Running);
     bench.answer_writes();
-    bench.apply(Change::Job(failed(OURS)));
+    bench.apply(Change::Job(ended(OURS)));
     bench.decide();
     let told = bench.now;
     while bench.now.since(told) < bench.policy.timeouts.idle_proof {

@@ -293,10 +293,13 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
                 return Err(String::from("scenario wants a file"));
             }
             let file = args.0.remove(0);
-            let trace = args.value("--trace")?;
+            let (trace, as_json) = (args.value("--trace")?, args.flag("--json"));
             args.end()?;
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
             let plan = Arc::new(Plan::parse(&text).map_err(|error| format!("{file}: {error}"))?);
+            if as_json {
+                return Ok(scenario_as_json(&plan));
+            }
             show(&plan, trace.as_deref(), &format!("{again} scenario {file} --trace -"))
         }
         "replay" => {
@@ -463,6 +466,17 @@ fn show(plan: &Arc<Plan>, trace: Option<&str>, repeat: &str) -> Result<End, Stri
             Ok(End::Broke)
         }
     }
+}
+
+/// A scenario's end as the tool's JSON: what `sweep` says of a seed that failed, and how many were run.
+fn scenario_as_json(plan: &Arc<Plan>) -> End {
+    let outcome = run(plan, false);
+    let failed: Vec<_> = (outcome.broken.iter())
+        .map(|broken| json!({ "seed": plan.seed, "invariant": broken.invariant, "what": broken.what }))
+        .collect();
+    let end = if failed.is_empty() { End::Held } else { End::Broke };
+    println!("{}", json!({ "seeds": 1, "failed": failed, "trace_hash": format!("{:016x}", outcome.hash) }));
+    end
 }
 
 fn shrunk(plan: &Plan, file: Option<&str>) -> Result<End, String> {

@@ -29,6 +29,8 @@ pub struct Mutant {
     pub name: String,
     /// The invariant that must catch it.
     pub expected: String,
+    /// The one world that shows it, from `sim/`, where seeds would show it too rarely.
+    pub scenario: Option<String>,
     files: Vec<Edit>,
 }
 
@@ -48,13 +50,15 @@ struct Hunk {
 }
 
 impl Mutant {
-    /// Reads a unified diff under a line `# caught-by: INVARIANT`.
+    /// Reads a unified diff under a line `# caught-by: INVARIANT` and perhaps a line `# scenario: FILE`.
     ///
     /// # Errors
     /// What is missing or cannot be read.
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         let expected = text.lines().find_map(|line| line.strip_prefix("# caught-by: "));
         let expected = expected.ok_or_else(|| format!("{name}: the line \"# caught-by: INVARIANT\" is missing"))?;
+        let scenario = text.lines().find_map(|line| line.strip_prefix("# scenario: "));
+        let scenario = scenario.map(|file| file.trim().to_owned());
         let mut files: Vec<Edit> = Vec::new();
         for line in text.lines() {
             if line.starts_with('#') || line.starts_with("--- ") || line.starts_with("diff ") {
@@ -88,7 +92,7 @@ impl Mutant {
         if files.is_empty() || files.iter().any(|file| file.hunks.is_empty()) {
             return Err(format!("{name}: it changes nothing"));
         }
-        Ok(Self { name: name.to_owned(), expected: expected.trim().to_owned(), files })
+        Ok(Self { name: name.to_owned(), expected: expected.trim().to_owned(), scenario, files })
     }
 }
 
@@ -147,13 +151,20 @@ pub fn run(only: Option<&str>, seeds: u64, mut each: impl FnMut(&Fared)) -> Resu
         return Err(stale.join("\n"));
     }
     scratch.build("unpatched")?;
-    let unpatched = scratch.sweep("unpatched", "", seeds)?;
+    let mut unpatched = scratch.sweep("unpatched", "", &Worlds::Seeds(seeds))?;
+    for scenario in mutants.iter().filter_map(|mutant| mutant.scenario.as_deref()) {
+        let fared = scratch.sweep("unpatched", "", &Worlds::Scenario(root.join("sim").join(scenario)))?;
+        unpatched.caught_by = unpatched.caught_by.or(fared.caught_by);
+        unpatched.first = unpatched.first.or(fared.first);
+    }
     each(&unpatched);
     let mut all = vec![unpatched];
     let mut errors = Vec::new();
     for mutant in &mutants {
         let undo = scratch.apply(mutant, true)?;
-        let fared = scratch.build(&mutant.name).and_then(|()| scratch.sweep(&mutant.name, &mutant.expected, seeds));
+        let scenario = mutant.scenario.as_ref().map(|file| Worlds::Scenario(root.join("sim").join(file)));
+        let worlds = scenario.unwrap_or(Worlds::Seeds(seeds));
+        let fared = scratch.build(&mutant.name).and_then(|()| scratch.sweep(&mutant.name, &mutant.expected, &worlds));
         for (path, text) in undo {
             write(&path, &text)?;
         }
@@ -221,6 +232,14 @@ fn read_all(root: &Path, only: Option<&str>) -> Result<Vec<Mutant>, String> {
     }
 }
 
+/// Where a mutant is looked for.
+enum Worlds {
+    /// In those of seeds from 0 up to this.
+    Seeds(u64),
+    /// In the one of this file.
+    Scenario(PathBuf),
+}
+
 /// The copy that patches are applied to. Its build folder is kept, so that each build is incremental.
 struct Scratch {
     folder: PathBuf,
@@ -281,14 +300,21 @@ impl Scratch {
     }
 
     /// Sweeps until the expected invariant breaks; for the code as it is, until any does.
-    fn sweep(&self, name: &str, expected: &str, seeds: u64) -> Result<Fared, String> {
-        let range = format!("0..{seeds}");
+    fn sweep(&self, name: &str, expected: &str, worlds: &Worlds) -> Result<Fared, String> {
         let mut command = Command::new(self.target().join("release/fast"));
-        command.args(["sweep", "--seeds", &range, "--jobs", "1", "--once", "--quiet", "--json"]);
-        if expected.is_empty() {
-            command.arg("--first");
-        } else {
-            command.args(["--until", expected]);
+        match worlds {
+            Worlds::Scenario(file) => {
+                command.arg("scenario").arg(file).arg("--json");
+            }
+            Worlds::Seeds(seeds) => {
+                let range = format!("0..{seeds}");
+                command.args(["sweep", "--seeds", &range, "--jobs", "1", "--once", "--quiet", "--json"]);
+                if expected.is_empty() {
+                    command.arg("--first");
+                } else {
+                    command.args(["--until", expected]);
+                }
+            }
         }
         let begun = Instant::now();
         let output = command.stderr(Stdio::null()).output().map_err(|error| format!("{name}: {error}"))?;
@@ -394,6 +420,8 @@ mod tests {
         let judge = judges.map(|path| read(&path).unwrap()).concat();
         for mutant in read_all(&root, None).unwrap() {
             assert!(judge.contains(&format!("\"{}\"", mutant.expected)), "{}: {}", mutant.name, mutant.expected);
+            let scenario = mutant.scenario.map(|file| root.join("sim").join(file));
+            assert!(scenario.is_none_or(|file| file.is_file()), "{}: its scenario is not there", mutant.name);
             for file in &mutant.files {
                 let text = read(&root.join(&file.path)).unwrap();
                 let new = patched(&text, &file.hunks);

@@ -8,9 +8,11 @@ use super::{Gx, JobEntry, Key, PodEntry, Row, Snapshot, Stage, WorkerEntry};
 use crate::{
     facts::{Change, Job, Node, Pod, PodListing, PodPhase, Status, Worker},
     governor::Backoff,
-    ids::{JobId, NodeName, PodUid, Pool, Time, WorkerName},
+    ids::{JobId, NodeName, PodUid, Pool, Span, Time, WorkerName},
 };
 
+/// No listing is that long on its way.
+const LISTED_LATE: Span = Span::mins(3);
 /// Rows that are looked at ahead of their changes: enough for waits to overlap, few enough to be in the nearest cache still.
 const LOOK_AHEAD: usize = 32;
 
@@ -25,7 +27,10 @@ impl Snapshot {
             Change::StoreSynced { asked_at } => self.apply_synced(asked_at),
             Change::Pods(listing) => self.apply_pods(listing),
             Change::PodSeen(pod) => self.apply_pod(pod),
-            Change::PodGone { name, uid } => self.apply_pod_gone(&name, &uid),
+            Change::PodGone { name, uid } => {
+                self.apply_pod_gone(&name, &uid);
+                self.note_gone_pod(uid);
+            }
             Change::Nodes(nodes) => self.apply_nodes(nodes),
             Change::NodeSeen(node) => self.apply_node(node),
             Change::NodeGone(name) => self.apply_node_gone(&name),
@@ -190,15 +195,15 @@ impl Snapshot {
         (gx, self.home_of(gx))
     }
 
-    /// A job that names a runner proves that the runner registered. One whose row was failed is counted no more as what
-    /// keeps it busy, and keeps others from it all the same: a suspended App's jobs are failed, and GitHub runs them when
-    /// it is back.
+    /// A job that names a runner proves that the runner registered. One that has ended is counted no more as what keeps it
+    /// busy, and keeps others from it all the same: a runner takes one job in its life, and its pod ends a moment later. (A
+    /// suspended App's jobs are failed, and GitHub runs them when it is back.)
     fn note_runner(&mut self, job: &Job) {
         let Some(assignment) = &job.assignment else { return };
         let name = WorkerName::new(assignment.runner.clone());
         let Some(worker) = self.workers.get_mut(&name) else { return };
         worker.registered = true;
-        if job.status == Status::Failed && worker.spent_at.is_none() {
+        if job.status.is_ended() && worker.is_active() && worker.spent_at.is_none() {
             let now = self.now;
             self.edit_worker(&name, |worker| {
                 worker.spent_at = Some(now);
@@ -364,8 +369,11 @@ impl Snapshot {
         for (name, uid) in gone {
             self.apply_pod_gone(&name, &uid);
         }
+        let later = self.pods_gone.partition_point(|(at, _)| *at < listing.asked_at);
         for pod in listing.pods {
-            self.apply_pod(pod);
+            if !self.pods_gone.range(later..).any(|(_, uid)| *uid == pod.uid) {
+                self.apply_pod(pod);
+            }
         }
         let first = self.pods_at.is_none();
         self.pods_at = Some(self.pods_at.map_or(listing.asked_at, |known| known.max(listing.asked_at)));
@@ -431,6 +439,14 @@ impl Snapshot {
         self.uncount_placed(name, 1);
         self.touch(Key::Name(name.clone()));
         self.touch(Key::PodList);
+    }
+
+    fn note_gone_pod(&mut self, uid: PodUid) {
+        let now = self.now;
+        while self.pods_gone.front().is_some_and(|(at, _)| now.since(*at) >= LISTED_LATE) {
+            self.pods_gone.pop_front();
+        }
+        self.pods_gone.push_back((now, uid));
     }
 
     fn count_space(&mut self, pool: Option<Pool>, sign: i64) {

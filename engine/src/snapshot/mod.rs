@@ -19,7 +19,7 @@ mod table;
 
 use alloc::{
     boxed::Box,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     vec::Vec,
 };
@@ -199,7 +199,7 @@ pub(crate) struct WorkerEntry {
     pub busy_since: Option<Time>,
     /// Its removal has begun, for this reason.
     pub removing: Option<WorkerFailure>,
-    /// When a job whose row was failed was first heard to have taken its runner. A runner takes one job in its life.
+    /// When a job that has ended was first heard to have had its runner. A runner takes one job in its life.
     pub spent_at: Option<Time>,
     /// Busy for long with a job nobody has named, or spent.
     pub phantom: bool,
@@ -394,6 +394,8 @@ pub struct Snapshot {
     pub(crate) synced_at: Option<Time>,
     /// When the last full pod listing was asked for.
     pub(crate) pods_at: Option<Time>,
+    /// Pods that the watch saw go, and when it was heard of: a listing asked for before then may have them still.
+    pub(crate) pods_gone: VecDeque<(Time, PodUid)>,
     pub(crate) pods_in_flight: bool,
     pub(crate) pods_backoff: Backoff,
     /// All nodes are known.
@@ -432,6 +434,7 @@ impl Snapshot {
             timer_by_key: BTreeMap::new(),
             synced_at: None,
             pods_at: None,
+            pods_gone: VecDeque::new(),
             pods_in_flight: false,
             pods_backoff: Backoff::default(),
             nodes_known: false,

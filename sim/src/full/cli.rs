@@ -325,7 +325,11 @@ fn sweep(mut args: Args) -> Result<bool, String> {
     let mut swept = Swept::default();
     let mut told = Instant::now();
     for (seed, report) in inbox {
+        let known = swept.failed.len();
         swept.add(seed, report);
+        if let Some(broken) = swept.failed.get(&seed).filter(|_| swept.failed.len() > known) {
+            eprintln!("seed {seed}: {}: {}", broken.invariant, broken.what);
+        }
         if first && !swept.failed.is_empty() {
             next.store(to, Ordering::Relaxed);
         }

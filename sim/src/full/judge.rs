@@ -379,19 +379,23 @@ pub fn told_to_wait(world: &World, caller: Node, account: i64, seconds: i64) {
         let known = judge.blocked.entry(account).or_insert(until);
         *known = (*known).max(until);
     }
-    // The caller counts from when it hears of it, by its own clock.
-    let at = (world.clock(caller))().0 + seconds * SECOND;
-    told_until(world, caller, account, at);
+    told_in(world, caller, account, seconds * SECOND);
 }
 
-/// S14: an installation named a time to a caller, in milliseconds since 1970.
+/// S14: an installation named a time to a caller, by GitHub's clock in milliseconds since 1970.
 pub fn told_until(world: &World, caller: Node, account: i64, until: i64) {
+    told_in(world, caller, account, until - world.time().0);
+}
+
+fn told_in(world: &World, caller: Node, account: i64, wait: i64) {
     let life = life(world, caller);
     let now = world.now();
+    // The caller counts from when it hears of it, by its own clock.
+    let own = (world.clock(caller))().0 + wait;
     let mut judge = lock(&world.judge);
-    judge.told.insert((caller, life, account), (now, until));
+    judge.told.insert((caller, life, account), (now, own));
     // An hour that is used up; a bucket of another's clock may be a little later.
-    let until = until - world.plan.plan.epoch + RECOVERY;
+    let until = now + wait + RECOVERY;
     let trouble = judge.trouble.entry(account).or_insert(until);
     *trouble = (*trouble).max(until);
 }

@@ -14,7 +14,7 @@ const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profil
        cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
        cargo sim replay FILE [--seed N] [--policy FILE]... [--json]
        cargo sim shrink --seed N [--depth fast|full] [--profile P] [--out FILE]
-       cargo sim scenario FILE [--depth fast|full] [--trace FILE]
+       cargo sim scenario FILE [--depth fast|full] [--trace FILE] [--json]
        cargo sim draw --seed N [--profile P]         (prints a seed's world as a scenario file)
        cargo sim metamorphic --seeds A..B [--profile P] [--jobs J] [--json]
                                                      (a changed order, a restart, another epoch: the same end)
