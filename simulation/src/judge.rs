@@ -319,7 +319,9 @@ impl Sim {
                 self.judge_failure(name, *failure);
                 self.judge_worker_row(name);
             }
-            Write::JobRunning { id, .. } | Write::JobCompleted { id, .. } | Write::JobRequeued { id, .. } => {
+            Write::JobRunning { id, .. } | Write::JobCompleted { id, .. } => self.judge_job_row(*id),
+            Write::JobRequeued { id, at } => {
+                self.judge_requeued(*id, *at);
                 self.judge_job_row(*id);
             }
             Write::JobFailed { .. } if before.repeated => {}
@@ -333,6 +335,14 @@ impl Sim {
                 self.judge_job_failed(*id, *failure);
                 self.judge_job_row(*id);
             }
+        }
+    }
+
+    /// S16 for a job that is queued again: has it left what it started on before then?
+    fn judge_requeued(&mut self, id: JobId, at: Time) {
+        let started = self.github.jobs.get(&id.0).and_then(|job| job.started);
+        if started.is_some_and(|started| self.abs(started) < at) {
+            self.breaks("S16 silence", format!("job {id} is taken for queued again, which is not so"));
         }
     }
 

@@ -225,8 +225,13 @@ pub fn after_write(world: &World, database: &Database, write: &Write, written: W
             worker_row(world, database, name);
         }
         Write::JobRunning { id, .. } | Write::JobCompleted { id, .. } => jobs_written(world, database, &[*id]),
-        Write::JobRequeued { id, .. } => {
+        Write::JobRequeued { id, at } => {
             lock(&world.judge).requeued.insert(*id);
+            // S16: it has left what it started on before then.
+            let started = world.github.peek(|github| github.jobs.get(&id.0).and_then(|job| job.started));
+            if started.is_some_and(|started| started < *at) {
+                world.breaks("S16 silence", format!("job {id} is taken for queued again, which is not so"));
+            }
             jobs_written(world, database, &[*id]);
         }
         Write::JobFailed { id, failure, .. } => {
