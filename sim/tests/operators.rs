@@ -24,7 +24,10 @@ use sim::{
         postgres,
         service::{REPO, World, run_test},
     },
-    world::{github::GitHub, kubernetes::Cluster},
+    world::{
+        github::GitHub,
+        kubernetes::{Cluster, Fate},
+    },
 };
 
 const BOARD: &str = "scw-em-rv1";
@@ -248,6 +251,29 @@ fn lines_of(log: &Log, target: &str) -> Vec<(String, Value)> {
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let ours = lines.filter(|line| line["target"] == target);
     ours.map(|line| (line["level"].as_str().unwrap().to_owned(), line["fields"].clone())).collect()
+}
+
+/// Whoever has boards that go bad sees which workers failed, and of what.
+#[test]
+fn a_worker_that_fails_is_told_with_its_reason() {
+    let (log, _turn) = log();
+    let mut world = World::new().nodes(BOARD, 1);
+    world.cluster.next_fates = [Some(Fate::NeverConnects)].into();
+    run_test(world, async |ctx| {
+        ctx.queue(1, REPO, &[LABEL], Span::mins(1));
+        ctx.until("a worker fails", Span::mins(5), async |ctx| {
+            ctx.workers().await.iter().any(|worker| worker.failure.is_some())
+        })
+        .await?;
+        let workers = ctx.workers().await;
+        let worker = workers.iter().find(|worker| worker.failure.is_some()).unwrap();
+        let fields = serde_json::json!({
+            "message": "a worker has failed", "worker": worker.name.as_str(), "reason": "runner_never_registered",
+        });
+        assert_eq!(lines_of(&log, "adapters::scheduler::apply"), [("INFO".to_owned(), fields)]);
+        Ok::<(), Error>(())
+    });
+    log.shows_no_secret();
 }
 
 /// Rows that this service never writes: each is told of once, by its place; it is shown, and stops nothing else.

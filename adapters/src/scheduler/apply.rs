@@ -382,10 +382,16 @@ async fn write_all(store: &dyn Store, lease: &Lease, batch: Batch, facts: &Facts
     true
 }
 
-/// Says what became of a batch that was not written.
+/// Says which workers have failed, and what became of a batch that was not written.
 fn tell(result: &Result<Vec<Written>, StoreError>, writes: &[StoreWrite]) {
     match (result, writes) {
-        (Ok(_), _) => {}
+        (Ok(outcomes), _) => {
+            for (write, written) in writes.iter().zip(outcomes) {
+                if let (Write::WorkerFailed { name, failure, .. }, Written::Done) = (&write.write, written) {
+                    tracing::info!(worker = name.as_str(), reason = %failure, "a worker has failed");
+                }
+            }
+        }
         (Err(StoreError::Unstorable { message }), [alone]) => {
             let (worker, job) = (alone.write.worker().map(WorkerName::as_str), alone.write.job().map(|id| id.0));
             let what = "a row cannot be stored as it is; all others are. It is tried again, but only a change of what it \
