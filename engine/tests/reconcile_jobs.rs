@@ -199,6 +199,26 @@ const CASES: &[Case] = &[
         assert_eq!(failed, [1, 2], "and no other's");
         assert!(bench.why(&Reason::Installation(failure)).is_some());
     }),
+    (
+        "a job that is being asked about whenever another call finds the installation gone is failed all the same",
+        |bench| {
+            bench.apply(Change::Job(job(1, 1)));
+            bench.nodes(1);
+            bench.decide();
+            bench.answer_writes();
+            for _ in 0..6 {
+                bench.tick(Span::secs(61));
+                for chosen in bench.open.clone() {
+                    if matches!(chosen.action, Action::MintJit(_)) {
+                        bench.answer(chosen.id, Outcome::JitMinted(refused(GitHubError::InstallationGone)));
+                        bench.decide();
+                    }
+                }
+                answer(bench, || refused(GitHubError::InstallationGone));
+            }
+            assert_eq!(writes(bench).iter().filter_map(Write::job).collect::<Vec<_>>(), [JobId(1)]);
+        },
+    ),
     ("one such answer is a glitch", |bench| {
         polled(bench, job(1, 1));
         answer(bench, || refused(GitHubError::InstallationGone));

@@ -11,7 +11,7 @@ use crate::{
     facts::{App, Status},
     governor::Use,
     ids::{EntityType, InstallationId, JobId, Span},
-    snapshot::{Finding, Flight, Key},
+    snapshot::{Finding, Flight, Gone, Key},
 };
 
 /// An installation is taken for gone when calls found it so over at least this long: one 404 may be a glitch, and
@@ -56,11 +56,17 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
 /// A gone installation's jobs can never be served or looked at: they are failed with that reason. A suspended one's
 /// running jobs may still end by themselves.
 fn fail_jobs_of_gone_installation(turn: &mut Turn<'_>, installation: InstallationId) {
+    let now = turn.now;
     let entry = turn.s.installation(installation);
-    let Some(gone) = entry.gone.filter(|gone| gone.last.since(gone.since) >= GONE_PROOF) else { return };
+    let is_proof = |gone: &Gone| gone.last.since(gone.since) >= GONE_PROOF && now.since(gone.last) < GONE_PROOF;
+    let Some(gone) = entry.gone.filter(is_proof) else { return };
     let failure = gone.failure;
-    entry.gone = None;
     let jobs: Vec<JobId> = entry.polls.jobs().collect();
+    // Those that are being asked about are looked at when that is answered: what is proven stays so until then.
+    if jobs.is_empty() {
+        return;
+    }
+    entry.gone = None;
     for id in jobs {
         let Some(job) = turn.s.jobs.get(&id) else { continue };
         if failure == JobFailure::InstallationSuspended && job.status != Status::Pending {
