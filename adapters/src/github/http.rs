@@ -34,6 +34,8 @@ const JWT_FORWARD: i64 = 540;
 const REDIRECTS: usize = 3;
 /// Seconds that the two clocks may differ by before it matters: half of what a token's issue time allows for.
 const CLOCKS_AGREE: i64 = 30;
+/// The end of an hour is no further away than this, either way, the calls' time on their way included.
+const HOUR_AT_MOST: Span = Span::mins(65);
 /// How much of GitHub's message goes into an error.
 const MESSAGE_LIMIT: usize = 300;
 
@@ -364,15 +366,21 @@ impl Session<'_> {
         reset.map(|seconds| self.here(Time(seconds.saturating_mul(1000))))
     }
 
-    /// A time of GitHub's as this machine's clock will show it: as long from now as it is from the latest answer's date.
     fn here(&self, there: Time) -> Time {
-        let Some(date) = self.date else { return there };
-        Time(self.caller.now().0.saturating_add(there.0.saturating_sub(date.0)))
+        here(self.caller.now(), self.date, there)
     }
 }
 
 fn header(headers: &http::HeaderMap, name: &str) -> Option<i64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The end of GitHub's hour as this machine's clock will show it: as long from now as it is from the answer's date. An hour
+/// ends within an hour; where the date says otherwise it is nonsense, and the end stands as it was told.
+fn here(now: Time, date: Option<Time>, there: Time) -> Time {
+    let wait = date.map(|date| Span(there.0.saturating_sub(date.0)));
+    let plausible = wait.filter(|wait| wait.0.abs() <= HOUR_AT_MOST.0);
+    plausible.map_or(there, |wait| now + wait)
 }
 
 /// `Date`, in whole seconds.
@@ -443,4 +451,25 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         inner = source;
     }
     inner.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_ends_by_this_machines_clock_unless_the_date_is_nonsense() {
+        let (now, hour) = (Time(1_700_000_000_000), Span::mins(60));
+        for (what, date, there, expected) in [
+            ("clocks agree", Some(now), now + hour, now + hour),
+            ("GitHub's is ahead", Some(now + Span::mins(9)), now + Span::mins(39), now + Span::mins(30)),
+            ("GitHub's is behind", Some(now - Span::mins(9)), now + Span::mins(21), now + Span::mins(30)),
+            ("it is over", Some(now), now - Span::secs(1), now - Span::secs(1)),
+            ("no date", None, now + hour, now + hour),
+            ("a date of 1970", Some(Time::ZERO), now + hour, now + hour),
+            ("a date of the year 9999", Some(Time(253_402_300_799_000)), now + hour, now + hour),
+        ] {
+            assert_eq!(here(now, date, there), expected, "{what}");
+        }
+    }
 }

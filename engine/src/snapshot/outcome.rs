@@ -556,9 +556,9 @@ pub(crate) const MAX_FAILED: usize = 10_000;
 /// time, one that is wrong stays wrong.
 const OFTEN: u32 = 5;
 
-/// GitHub puts a job back into its queue 60 s after it was given to a runner that does not begin, never sooner. An answer
-/// "queued" that is younger than this was given before the start that the row tells of; and the next start is later than
-/// the answer less this, though a slow answer bears the time at which it was sent.
+/// GitHub puts a job back into its queue 60 s after it was given to a runner that does not begin, never sooner. So an answer
+/// "queued" whose date is less than this after the start that the row tells of was looked up before that start; and the next
+/// start is later than that date less this, though a slow answer bears the time at which it was sent.
 const REQUEUE_PROOF: Span = Span::secs(45);
 
 /// After its caller has given it up, a call may still have its effect for this long.
