@@ -192,6 +192,10 @@ fn what_is_spent_counts_before_it_is_answered_and_late_answers_give_nothing_back
     assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 10);
     allowance.answered(None, budget(5_000, 10, 20), START, &timeouts);
     assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 0, "an answer that was overtaken");
+    // It tells of the hour's end by this machine's clock, and was longer on its way.
+    let later = budget(5_000, 30, 20).map(|told| Budget { reset_at: told.reset_at + Span::secs(3), ..told });
+    allowance.answered(None, later, START, &Timeouts::default());
+    assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 0, "another that was overtaken");
     allowance.answered(None, budget(5_000, 5_000, 10), START, &timeouts);
     assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 0, "one of an earlier hour");
     allowance.answered(None, budget(5_000, 4, 80), START + Span::mins(21), &timeouts);
