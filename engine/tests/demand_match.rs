@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{
     facts::*,
@@ -18,6 +18,8 @@ use support::*;
 struct Rows {
     jobs: BTreeMap<i64, Job>,
     workers: BTreeMap<WorkerName, Worker>,
+    /// Workers whose runner has had its job.
+    spent: BTreeSet<WorkerName>,
     slots: i64,
 }
 
@@ -27,8 +29,8 @@ impl Rows {
     }
 
     /// The specification, "Scheduler provisioning": visit pending jobs in FIFO order; skip where demand is met, where the
-    /// owner is at its cap, where the pool is full; otherwise provision. With the two refinements of the design, and
-    /// never more than the pending jobs that no idle worker serves.
+    /// owner is at its cap, where the pool is full; otherwise provision. With the refinements of the design (a runner that
+    /// has had its job is no supply), and never more than the pending jobs that no idle worker serves.
     fn oracle(&self, cap: impl Fn(OwnerId) -> Option<u32>) -> Vec<JobId> {
         let mut rows = self.clone();
         let mut pending: Vec<Job> = rows.jobs.values().filter(|job| job.status == Status::Pending).cloned().collect();
@@ -52,11 +54,14 @@ impl Rows {
                 .filter(running)
                 .filter(|it| group(it.entity, &it.labels) && it.assignment.is_none())
                 .count() as i64;
-            let free = |started: bool| {
-                let supply = rows.active().filter(|it| group(it.entity, &it.labels) && !named(&it.name));
-                supply.filter(|it| (it.status == Status::Running) == started).count() as i64
+            let free = || rows.active().filter(|it| group(it.entity, &it.labels) && !named(&it.name));
+            let spent = free().filter(|it| rows.spent.contains(&it.name)).count() as i64;
+            let unspent = |started: bool| {
+                let of = |it: &&Worker| !rows.spent.contains(&it.name) && (it.status == Status::Running) == started;
+                free().filter(of).count() as i64
             };
-            let idle = free(false) + (free(true) - anonymous).max(0);
+            // A job whose runner is unknown may be what had the runner that is spent.
+            let idle = unspent(false) + (unspent(true) + spent - anonymous.max(spent)).max(0);
             if waiting <= idle {
                 continue;
             }
@@ -130,6 +135,9 @@ fn run(steps: Vec<Step>, caps: [Option<u32>; 3]) {
             Step::End { id } => {
                 let Some(mut job) = rows.jobs.remove(&id) else { continue };
                 job.status = Status::Completed;
+                let runner = job.assignment.as_ref().map(|it| WorkerName::new(it.runner.clone()));
+                let active = |name: &WorkerName| rows.active().any(|worker| worker.name == *name);
+                rows.spent.extend(runner.filter(active));
                 bench.apply(Change::Job(job));
             }
             Step::WorkerStarts { index } => {
