@@ -186,6 +186,9 @@ pub enum Write {
         at: Time,
         /// Why.
         failure: JobFailure,
+        /// The installation through which that was found. A row that names another by now is not failed: a delivery has
+        /// told better.
+        through: InstallationId,
     },
     /// A running job is back in GitHub's queue.
     JobRequeued {

@@ -60,7 +60,7 @@ impl Rows {
         let pending = |job: &&Job| job.installation == installation && job.status == Status::Pending;
         let failed: Vec<JobId> = self.jobs().filter(pending).map(|job| job.id).collect();
         for &id in &failed {
-            self.write(Write::JobFailed { id, at, failure });
+            self.write(Write::JobFailed { id, at, failure, through: installation });
         }
         failed
     }
@@ -159,10 +159,16 @@ impl Rows {
                 job.assignment = job.assignment.take().max(assignment);
                 job.completed_at = Some(at);
             }),
-            Write::JobFailed { id, at, failure } => self.edit_job(id, Status::Failed, |job| {
-                job.completed_at = Some(at);
-                job.failure = Some(failure);
-            }),
+            Write::JobFailed { id, at, failure, through } => {
+                let row = self.job(id).map(|job| (job.status, job.installation));
+                match Move::of_failed_job(row, through) {
+                    Move::Answer(written) => written,
+                    Move::Change => self.edit_job(id, Status::Failed, |job| {
+                        job.completed_at = Some(at);
+                        job.failure = Some(failure);
+                    }),
+                }
+            }
             Write::JobRequeued { id, at } => match self.jobs.get(&id) {
                 Some((_, job)) if Move::of_requeue(Some(job.status)) == Move::Change => {
                     let mut job = job.clone();
@@ -265,6 +271,15 @@ impl Move {
             Some(from) if !from.is_ended() => Move::Change,
             Some(from) if from == to => Move::Answer(Written::Done),
             Some(_) | None => Move::Answer(Written::RefusedState),
+        }
+    }
+
+    /// The row of a job, of this status and installation, that calls `through` an installation have shown to be failed.
+    /// They say nothing of the job when its row names another installation by now.
+    pub fn of_failed_job(row: Option<(Status, InstallationId)>, through: InstallationId) -> Self {
+        match (Move::of_job(row.map(|(from, _)| from), Status::Failed), row) {
+            (Move::Change, Some((_, named))) if named != through => Move::Answer(Written::RefusedState),
+            (to_do, _) => to_do,
         }
     }
 

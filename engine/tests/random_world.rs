@@ -440,7 +440,7 @@ impl World {
                 row.status = Status::Completed;
                 row.completed_at = Some(at);
             }),
-            Write::JobFailed { id, at, failure } => self.move_job(id, |row| {
+            Write::JobFailed { id, at, failure, .. } => self.move_job(id, |row| {
                 row.status = Status::Failed;
                 row.completed_at = Some(at);
                 row.failure = Some(failure);

@@ -155,7 +155,10 @@ const CASES: &[Case] = &[
         polled(bench, job(1, 1));
         answer(bench, || refused(GitHubError::NotFound));
         let failure = JobFailure::JobNotFound;
-        assert_eq!(writes(bench), [Write::JobFailed { id: JobId(1), at: bench.now, failure }]);
+        assert_eq!(
+            writes(bench),
+            [Write::JobFailed { id: JobId(1), at: bench.now, failure, through: job(1, 1).installation }]
+        );
         assert!(bench.why(&Reason::GitHubSays).is_some());
     }),
     ("no answer says nothing: it is asked again in 5 s", |bench| {
@@ -229,6 +232,24 @@ const CASES: &[Case] = &[
             answer(bench, || ok(JobView::Queued { said_at: None }));
         }
         assert_eq!(writes(bench), []);
+    }),
+    ("what was found of an old installation is not written through the one that a delivery has named since", |bench| {
+        polled(bench, job(1, 1));
+        answer(bench, || refused(GitHubError::NotFound));
+        let write = bench.why(&Reason::GitHubSays).expect("a write");
+        let told = Job { installation: InstallationId(900), ..job(1, 1) };
+        bench.apply(Change::Job(told));
+        bench.answer(write.id, Outcome::Written(Err(StoreError::Unavailable { message: "away".into() })));
+        bench.decide();
+        bench.tick(Span::secs(5));
+        let (failure, through) = (JobFailure::JobNotFound, job(1, 1).installation);
+        assert_eq!(writes(bench), [Write::JobFailed { id: JobId(1), at: bench.now, failure, through }]);
+        let write = bench.why(&Reason::GitHubSays).expect("the same write");
+        bench.answer(write.id, Outcome::Written(Ok(Written::RefusedState)));
+        bench.tick(SWEEP);
+        answer(bench, || ok(JobView::Queued { said_at: None }));
+        assert_eq!(writes(bench), []);
+        assert!(bench.snapshot.knows_job(JobId(1)));
     }),
     ("one that is suspended fails its pending jobs alone: what runs may end by itself", |bench| {
         polled(bench, job(1, 1));

@@ -172,7 +172,7 @@ fn jobs_move_forward_only() {
     let writes = [
         (Running, Write::JobRunning { id, assignment: on("w1", START) }),
         (Completed, Write::JobCompleted { id, assignment: on("w1", START), at }),
-        (Failed, Write::JobFailed { id, at, failure: JobFailure::JobNotFound }),
+        (Failed, Write::JobFailed { id, at, failure: JobFailure::JobNotFound, through: job(1, 1).installation }),
     ];
     for from in [Pending, Running, Completed, Failed] {
         for (to, write) in &writes {
@@ -193,6 +193,22 @@ fn jobs_move_forward_only() {
     }
     for write in writes.map(|(_, write)| write).into_iter().chain([Write::JobRequeued { id, at }]) {
         assert_eq!(rows([], []).write(write), Written::RefusedState, "no such job");
+    }
+}
+
+#[test]
+fn a_job_is_failed_only_through_the_installation_that_its_row_names() {
+    use Status::*;
+    let named = job(1, 1).installation;
+    let other = InstallationId(named.0 - 1);
+    for from in [Pending, Running, Completed, Failed] {
+        for (through, moves) in [(named, !from.is_ended()), (other, false)] {
+            let mut rows = rows([Job { status: from, ..job(1, 1) }], []);
+            let failed = Write::JobFailed { id: JobId(1), at: ENDED, failure: JobFailure::InstallationGone, through };
+            let expected = if moves || from == Failed { Written::Done } else { Written::RefusedState };
+            assert_eq!(rows.write(failed), expected, "{from:?} through {through:?}");
+            assert_eq!(rows.job(JobId(1)).map(|row| row.status), Some(if moves { Failed } else { from }));
+        }
     }
 }
 

@@ -131,7 +131,12 @@ fn batch(n: i64, from: i64) -> Vec<Write> {
             Write::WorkerFailed { name: name(worker_ + 3), at, failure: WorkerFailure::PodFailed },
             Write::JobRunning { id: JobId(job.0 + 1), assignment: on("elsewhere", at) },
             Write::JobCompleted { id: JobId(job.0 + 2), assignment: None, at },
-            Write::JobFailed { id: JobId(job.0 + 3), at, failure: JobFailure::JobNotFound },
+            Write::JobFailed {
+                id: JobId(job.0 + 3),
+                at,
+                failure: JobFailure::JobNotFound,
+                through: InstallationId(500 + (job.0 + 3) % 40),
+            },
             Write::JobRequeued { id: JobId(job.0 + 4), at },
         ]);
     }

@@ -98,6 +98,7 @@ contract! {
     phantom_runners_are_no_supply
     the_failure_is_kept_with_its_diagnostics
     a_gone_installations_pending_jobs_are_failed
+    a_job_is_not_failed_through_an_installation_that_its_row_no_longer_names
     changes_since_a_cursor_lose_nothing
     a_first_reading_holds_what_is_active_and_what_ended_lately
     a_wake_comes_at_once_and_after_each_record
@@ -191,8 +192,8 @@ async fn statuses_only_move_forward(bench: Bench) {
         (Write::JobRequeued { id, at }, Written::RefusedState),
         (Write::JobRunning { id, assignment: on("w", at) }, Written::Done),
         (Write::JobRequeued { id, at: Time(at.0 + 5) }, Written::Done),
-        (Write::JobFailed { id, at, failure: JobFailure::JobNotFound }, Written::Done),
-        (Write::JobFailed { id, at, failure: JobFailure::JobNotFound }, Written::Done),
+        (Write::JobFailed { id, at, failure: JobFailure::JobNotFound, through: InstallationId(507) }, Written::Done),
+        (Write::JobFailed { id, at, failure: JobFailure::JobNotFound, through: InstallationId(507) }, Written::Done),
         (Write::JobCompleted { id, assignment: None, at }, Written::RefusedState),
         (Write::JobRunning { id, assignment: None }, Written::RefusedState),
         (Write::JobRunning { id: JobId(99), assignment: None }, Written::RefusedState),
@@ -349,6 +350,31 @@ async fn a_gone_installations_pending_jobs_are_failed(bench: Bench) {
     assert_eq!(of(2), Some((Status::Running, None, None)));
     assert_eq!(of(3), Some((Status::Pending, None, None)));
     assert_eq!(bench.store.fail_installation(InstallationId(507), gone, START).await.unwrap(), []);
+}
+
+async fn a_job_is_not_failed_through_an_installation_that_its_row_no_longer_names(bench: Bench) {
+    let lease = bench.lead().await;
+    bench.store.record(vec![job(1, 7), job(2, 7)]).await.unwrap();
+    // A delivery has told of the right one, and the leader has not read that yet.
+    bench.store.record(vec![Job { installation: InstallationId(600), ..job(1, 7) }]).await.unwrap();
+    let failed = |id, through| Write::JobFailed {
+        id: JobId(id),
+        at: START,
+        failure: JobFailure::InstallationGone,
+        through: InstallationId(through),
+    };
+    let cases = [
+        (failed(1, 507), Written::RefusedState),
+        (failed(2, 507), Written::Done),
+        (failed(2, 600), Written::Done),
+        (failed(1, 600), Written::Done),
+        (failed(1, 507), Written::Done),
+        (failed(3, 507), Written::RefusedState),
+    ];
+    let writes = cases.iter().map(|(write, _)| StoreWrite { write: write.clone(), diagnostics: None }).collect();
+    assert_eq!(bench.store.write(&lease, writes).await.unwrap(), cases.map(|(_, expected)| expected));
+    let rows = bench.store.history(newest(2)).await.unwrap().jobs;
+    assert!(rows.iter().all(|job| job.status == Status::Failed), "{rows:?}");
 }
 
 async fn changes_since_a_cursor_lose_nothing(bench: Bench) {
@@ -519,7 +545,9 @@ mod differential {
                 .prop_map(|(name, at, i)| Write::WorkerFailed { name, at, failure: WorkerFailure::ALL[i] }),
             1 => (id.clone(), assignment.clone()).prop_map(|(id, assignment)| Write::JobRunning { id, assignment }),
             1 => (id.clone(), assignment, at.clone()).prop_map(|(id, assignment, at)| Write::JobCompleted { id, assignment, at }),
-            1 => (id.clone(), at.clone(), 0..3usize).prop_map(|(id, at, i)| Write::JobFailed { id, at, failure: JobFailure::ALL[i] }),
+            1 => (id.clone(), at.clone(), 0..3usize, 1..3i64).prop_map(|(id, at, i, through)| {
+                Write::JobFailed { id, at, failure: JobFailure::ALL[i], through: InstallationId(through) }
+            }),
             1 => (id, at).prop_map(|(id, at)| Write::JobRequeued { id, at }),
         ]
     }

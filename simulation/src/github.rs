@@ -600,10 +600,14 @@ impl Sim {
         entry.ok = status == 200;
         entry.refused = (400..500).contains(&status);
         let refused = u32::from(entry.refused);
-        if entry.ok || entry.refused {
+        let ok = entry.ok;
+        if ok || entry.refused {
             self.github.unanswered.remove(&entry.guid);
         } else {
             self.github.unanswered.insert(entry.guid.clone());
+        }
+        if ok {
+            self.judge_delivered();
         }
         if let Some(posted) = self.posted(attempt) {
             posted.open -= 1;

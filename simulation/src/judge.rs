@@ -965,6 +965,11 @@ impl Sim {
             && self.cluster.pods.iter().all(pod)
     }
 
+    /// ghfe accepted a delivery: what it tells changes rows by right, so that quiet is looked for anew.
+    pub(crate) fn judge_delivered(&mut self) {
+        self.judge.done_at = None;
+    }
+
     /// Whether it has been quiet since all that can end has ended.
     fn look_for_the_end(&mut self) -> bool {
         if !self.judge.settled {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine::{
     decision::Write,
     facts::{Assignment, Status, Written},
+    ids::InstallationId,
     rows::Move,
 };
 use serde_json::Value;
@@ -35,6 +36,8 @@ struct JobRows {
     completed: Vec<Option<i64>>,
     requeued: Vec<Option<i64>>,
     failures: Vec<Option<Value>>,
+    /// Through which installation a job was found failed, by `at`.
+    through: BTreeMap<usize, InstallationId>,
 }
 
 /// Everything but reservations, in order. Writes to different rows do not meet, so all go at once; a row that is
@@ -86,9 +89,10 @@ fn sort(at: usize, write: &StoreWrite, workers: &mut WorkerRows, jobs: &mut JobR
         Write::JobCompleted { id, assignment, at: when } => {
             jobs.add(at, id.0, Status::Completed, assignment.as_ref(), Some(when.0), None, None);
         }
-        Write::JobFailed { id, at: when, failure } => {
+        Write::JobFailed { id, at: when, failure, through } => {
             let info = failure_info(failure.as_str(), None);
             jobs.add(at, id.0, Status::Failed, None, Some(when.0), None, Some(info));
+            jobs.through.insert(at, *through);
         }
         Write::JobRequeued { id, at: when } => jobs.add(at, id.0, Status::Running, None, None, Some(when.0), None),
     }
@@ -198,19 +202,25 @@ impl JobRows {
         }
         // Deliveries are recorded in the order of ids too, so neither waits for the other in a circle.
         let rows = sqlx::query!(
-            r#"SELECT job_id, status::text AS "status!" FROM jobs WHERE job_id = ANY($1)
+            r#"SELECT job_id, status::text AS "status!", installation_id FROM jobs WHERE job_id = ANY($1)
                ORDER BY job_id FOR NO KEY UPDATE"#,
             &self.ids,
         )
         .fetch_all(&mut *c)
         .await?;
-        let known: BTreeMap<i64, Option<Status>> =
-            rows.iter().map(|row| (row.job_id, Status::parse(&row.status))).collect();
+        let known: BTreeMap<i64, (Status, InstallationId)> = rows
+            .iter()
+            .filter_map(|row| Some((row.job_id, (Status::parse(&row.status)?, InstallationId(row.installation_id)))))
+            .collect();
         let mut changes = Vec::with_capacity(self.at.len());
         for (i, &at) in self.at.iter().enumerate() {
-            let from = known.get(&self.ids[i]).copied().flatten();
-            let requeue = self.requeued[i].is_some();
-            let to_do = if requeue { Move::of_requeue(from) } else { Move::of_job(from, self.to[i]) };
+            let row = known.get(&self.ids[i]).copied();
+            let from = row.map(|(from, _)| from);
+            let to_do = match (self.requeued[i], self.through.get(&at)) {
+                (Some(_), _) => Move::of_requeue(from),
+                (None, Some(&through)) => Move::of_failed_job(row, through),
+                (None, None) => Move::of_job(from, self.to[i]),
+            };
             changes.push(answer(to_do, &mut written[at]));
         }
         if !changes.contains(&true) {

@@ -37,10 +37,13 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
     }
     let Some(finding) = job.finding().cloned() else { return };
     let (write, reason) = match finding {
-        Finding::Failed(failure @ JobFailure::JobNotFound) => {
-            (Write::JobFailed { id, at: now, failure }, Reason::GitHubSays)
+        Finding::Failed { failure, through } => {
+            let reason = match failure {
+                JobFailure::JobNotFound => Reason::GitHubSays,
+                JobFailure::InstallationGone | JobFailure::InstallationSuspended => Reason::Installation(failure),
+            };
+            (Write::JobFailed { id, at: now, failure, through }, reason)
         }
-        Finding::Failed(failure) => (Write::JobFailed { id, at: now, failure }, Reason::Installation(failure)),
         Finding::Ended { assignment, at } => (Write::JobCompleted { id, assignment, at }, Reason::GitHubSays),
         Finding::Started(assignment) => (Write::JobRunning { id, assignment }, Reason::GitHubSays),
         Finding::Requeued { at } => (Write::JobRequeued { id, at }, Reason::GitHubSays),
@@ -72,7 +75,9 @@ fn fail_jobs_of_gone_installation(turn: &mut Turn<'_>, installation: Installatio
         if failure == JobFailure::InstallationSuspended && job.status != Status::Pending {
             continue;
         }
-        turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = Some(Finding::Failed(failure))));
+        turn.s.edit_job(id, |job| {
+            job.edit_rest(|rest| rest.finding = Some(Finding::Failed { failure, through: installation }))
+        });
         write_finding(turn, id);
     }
 }

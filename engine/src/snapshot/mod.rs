@@ -141,15 +141,11 @@ pub(crate) enum Finding {
     /// It runs, and GitHub may have said where.
     Started(Option<Assignment>),
     /// It has ended.
-    Ended {
-        assignment: Option<Assignment>,
-        at: Time,
-    },
+    Ended { assignment: Option<Assignment>, at: Time },
     /// It is queued again: what it started on before `at` it has left.
-    Requeued {
-        at: Time,
-    },
-    Failed(JobFailure),
+    Requeued { at: Time },
+    /// It must be failed, as calls through an installation have shown.
+    Failed { failure: JobFailure, through: InstallationId },
 }
 
 /// How far this leader has brought a worker's provisioning.

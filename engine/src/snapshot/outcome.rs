@@ -233,7 +233,9 @@ impl Snapshot {
         let Some(job) = self.jobs.get(&id) else { return };
         let finding = match &answer.result {
             Ok(view) => news(job, view, asked_at),
-            Err(GitHubError::NotFound) => Some(Finding::Failed(JobFailure::JobNotFound)),
+            Err(GitHubError::NotFound) => {
+                Some(Finding::Failed { failure: JobFailure::JobNotFound, through: installation })
+            }
             Err(_) => None,
         };
         let found = finding.is_some();

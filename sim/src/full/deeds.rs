@@ -24,13 +24,15 @@ use crate::{
         kubernetes::KubernetesFace,
     },
     world::{
-        github::{AccountKind, GitHub, JobState},
+        github::{AccountKind, GitHub, JobState, Runner, Scope},
         kubernetes::{Cluster, Key, Timing},
     },
 };
 
 /// The models' world moves on this often.
 const STEP: Duration = Duration::from_millis(250);
+/// Jobs that no deed queues have numbers from here on.
+const IN_THE_WAY: i64 = 1_000_000;
 /// Repositories of each account.
 const REPOS: i64 = 2;
 
@@ -238,6 +240,29 @@ fn set_node(world: &Arc<World>, name: String, lasts: i64, edit: fn(&mut crate::w
     later(world, lasts, move |world| {
         world.cluster.with(|cluster, _| cluster.edit_node(&name, |node| edit(node, false)));
         judge::capacity_changed(world);
+    });
+}
+
+/// Now and then a runner that waits for a job gets one in the very moment in which it, or its pod, is taken away.
+pub fn job_in_the_way(world: &World, is_it: impl Fn(i64, &Runner) -> bool) {
+    let found = world.github.peek(|github| {
+        let waits = |(id, it): &(&i64, &Runner)| it.online && it.job.is_none() && is_it(**id, it);
+        let runner = github.runners.iter().find(waits).map(|(_, it)| (it.scope, it.labels.clone()));
+        runner.map(|runner| (IN_THE_WAY + github.jobs.len() as i64, runner))
+    });
+    let Some((id, (scope, labels))) = found else { return };
+    if !world.strikes(Fault::JobInTheWay) {
+        return;
+    }
+    let repo = match scope {
+        Scope::Organization(account) => repo_id(account, 1),
+        Scope::Repository(repo) => repo,
+    };
+    let runs = Span(world.between(10_000, 120_000));
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    world.github.with(|github, now| {
+        github.queue_job(id, repo, &labels, runs, now);
+        github.tick(now);
     });
 }
 

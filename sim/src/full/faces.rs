@@ -20,7 +20,7 @@ use simulation::{
 use tokio::time::sleep;
 
 use super::{
-    judge,
+    deeds, judge,
     net::CALLER,
     world::{Node, World},
 };
@@ -145,6 +145,9 @@ fn told(world: &World, call: &Call, account: i64, seconds: i64) -> Response {
 
 /// The call has its effect.
 async fn pass_github(world: &Arc<World>, call: &Call, request: Request, next: Next) -> Response {
+    if let Some(taken) = deleted(call, "runners") {
+        deeds::job_in_the_way(world, |id, _| id.to_string() == taken);
+    }
     let listing = call.method == http::Method::GET && call.path.contains("/runners");
     let stale = listing && world.strikes(Fault::StaleListing);
     judge::before_github(world, call);
@@ -212,6 +215,12 @@ async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next:
     response
 }
 
+/// The last part of the path of a call that deletes one of `kind`.
+fn deleted<'a>(call: &'a Call, kind: &str) -> Option<&'a str> {
+    let (collection, one) = call.path.split('?').next()?.rsplit_once('/')?;
+    (call.method == http::Method::DELETE && collection.rsplit('/').next() == Some(kind)).then_some(one)
+}
+
 fn is_new_pod(call: &Call) -> bool {
     call.method == http::Method::POST && call.path.split('?').next().is_some_and(|path| path.ends_with("/pods"))
 }
@@ -223,6 +232,9 @@ async fn pass_cluster(world: &Arc<World>, call: &Call, request: Request, next: N
             cluster.next_fates.clear();
             cluster.next_fates.push_back(fate);
         });
+    }
+    if let Some(taken) = deleted(call, "pods") {
+        deeds::job_in_the_way(world, |_, runner| runner.name == taken);
     }
     judge::before_cluster(world, call, late);
     let response = next.run(request).await;

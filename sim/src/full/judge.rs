@@ -30,6 +30,8 @@ use crate::world::{
 
 /// After the faults have stopped, this long is allowed before service is back to normal (L7).
 const RECOVERY: i64 = 2 * MINUTE;
+/// How long all calls of one request may take, at most.
+const REQUEST: i64 = MINUTE;
 /// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
 const SERVED: i64 = 30 * SECOND + MINUTE;
 /// A lost delivery is made up for (L2), and its repetition takes its way.
@@ -85,8 +87,7 @@ pub struct Judge {
     told: BTreeMap<(Node, u64, i64), (i64, i64)>,
     /// Until when an account is in trouble that is not the service's.
     trouble: BTreeMap<i64, i64>,
-    /// By account, how often in a row it was refused without being told until when, and until when it is advised to wait.
-    untold: BTreeMap<i64, (u32, i64)>,
+    untold: BTreeMap<i64, Untold>,
     points: BTreeMap<i64, VecDeque<(i64, i64)>>,
     /// What pools offered at each change, latest last.
     offered: VecDeque<(i64, BTreeMap<String, i64>)>,
@@ -97,6 +98,17 @@ pub struct Judge {
     last_change: i64,
     /// Since when all is done, and whether that is so of accounts in trouble as well.
     done_at: Option<(i64, bool)>,
+}
+
+/// An account that was refused without being told until when.
+#[derive(Debug, Default)]
+struct Untold {
+    /// How often in a row.
+    times: u32,
+    /// Until when it is advised to wait.
+    until: i64,
+    /// When a call was answered since.
+    answered: Option<i64>,
 }
 
 // ---- the store's rows
@@ -409,10 +421,13 @@ fn told_in(world: &World, caller: Node, account: i64, wait: i64) {
 pub fn untold(world: &World, account: i64) {
     let now = world.now();
     let mut judge = lock(&world.judge);
-    let (times, until) = judge.untold.entry(account).or_default();
-    if now >= *until {
-        *until = now + (MINUTE << (*times).min(5));
-        *times += 1;
+    let untold = judge.untold.entry(account).or_default();
+    // A request of several calls is one to the engine: it hears of its end, and not of what was answered before.
+    let over = untold.answered.take().is_some_and(|at| now - at > REQUEST);
+    untold.times = if over { 0 } else { untold.times };
+    if now >= untold.until {
+        untold.until = now + (MINUTE << untold.times.min(5));
+        untold.times += 1;
     }
 }
 
@@ -420,9 +435,14 @@ pub fn untold(world: &World, account: i64) {
 pub fn answered(world: &World, account: i64) {
     let now = world.now();
     let mut judge = lock(&world.judge);
-    if judge.untold.get(&account).is_some_and(|(_, until)| now >= *until) {
-        judge.untold.remove(&account);
+    if let Some(untold) = judge.untold.get_mut(&account).filter(|it| now >= it.until) {
+        untold.answered = Some(now);
     }
+}
+
+/// ghfe accepted a delivery: what it tells changes rows by right, so that quiet is looked for anew.
+pub fn delivered(world: &World) {
+    lock(&world.judge).done_at = None;
 }
 
 /// An account has a new installation, which has told nobody to wait.
@@ -811,7 +831,7 @@ impl Look<'_> {
         let known = has_app(github, account);
         let judge = lock(&self.world.judge);
         let blocked = judge.blocked.get(&account).copied().unwrap_or(0);
-        let until = blocked.max(judge.untold.get(&account).map_or(0, |it| it.1));
+        let until = blocked.max(judge.untold.get(&account).filter(|it| it.answered.is_none()).map_or(0, |it| it.until));
         let waits = until > 0 && self.now < until + RECOVERY;
         known && !waits && judge.trouble.get(&account).is_none_or(|until| self.now > *until)
     }

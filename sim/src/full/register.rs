@@ -61,9 +61,6 @@ impl More {
 /// Rare states that cannot be told from outside the production loop, or that this GitHub has no way into.
 const UNSEEN: [Rare; 4] = [Rare::Throttled, Rare::StolenServed, Rare::GraceOver, Rare::SteppedDown];
 
-/// A fault that only the fast depth makes.
-const UNMADE: Fault = Fault::JobInTheWay;
-
 /// Counts by kind.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -79,8 +76,7 @@ impl Tally {
 
     /// Faults by name.
     pub fn faults(&self) -> BTreeMap<&'static str, u64> {
-        let made = Fault::ALL.iter().filter(|it| **it != UNMADE);
-        let shared = made.map(|it| (it.as_str(), self.shared.faults[*it as usize]));
+        let shared = Fault::ALL.iter().map(|it| (it.as_str(), self.shared.faults[*it as usize]));
         shared.chain(self.own(true)).collect()
     }
 

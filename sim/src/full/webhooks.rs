@@ -62,6 +62,9 @@ async fn deliver(world: Arc<World>, outgoing: Outgoing) {
         world.rare(Rare::Redelivered);
     }
     world.github.delivered(outgoing.id, status);
+    if status == Some(200) {
+        judge::delivered(&world);
+    }
 }
 
 /// The body as it is sent, now and whenever it is repeated: some lack their installation, or name an old one.

@@ -282,7 +282,8 @@ impl World {
     /// Whether a fault strikes now.
     pub fn strikes(&self, fault: Fault) -> bool {
         let (now, plan) = (self.now(), &self.plan.plan);
-        if now >= plan.quiet_at {
+        // A job may come at any time: that is no trouble that a quiet world is without.
+        if now >= plan.quiet_at && fault != Fault::JobInTheWay {
             return false;
         }
         let window = plan.window.iter().find(|it| it.fault == fault && it.from <= now && now < it.until);
