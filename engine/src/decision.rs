@@ -186,8 +186,8 @@ pub enum Write {
         at: Time,
         /// Why.
         failure: JobFailure,
-        /// The installation through which that was found. A row that names another by now is not failed: a delivery has
-        /// told better.
+        /// The installation through which that was found. A row that names a later one by now is not failed: a delivery
+        /// has told better.
         through: InstallationId,
     },
     /// A running job is back in GitHub's queue.

@@ -275,10 +275,10 @@ impl Move {
     }
 
     /// The row of a job, of this status and installation, that calls `through` an installation have shown to be failed.
-    /// They say nothing of the job when its row names another installation by now.
+    /// They say nothing of the job when its row names a later installation by now.
     pub fn of_failed_job(row: Option<(Status, InstallationId)>, through: InstallationId) -> Self {
         match (Move::of_job(row.map(|(from, _)| from), Status::Failed), row) {
-            (Move::Change, Some((_, named))) if named != through => Move::Answer(Written::RefusedState),
+            (Move::Change, Some((_, named))) if named > through => Move::Answer(Written::RefusedState),
             (to_do, _) => to_do,
         }
     }

@@ -197,12 +197,12 @@ fn jobs_move_forward_only() {
 }
 
 #[test]
-fn a_job_is_failed_only_through_the_installation_that_its_row_names() {
+fn a_job_is_not_failed_through_an_installation_before_the_one_that_its_row_names() {
     use Status::*;
     let named = job(1, 1).installation;
-    let other = InstallationId(named.0 - 1);
+    let (earlier, later) = (InstallationId(named.0 - 1), InstallationId(named.0 + 1));
     for from in [Pending, Running, Completed, Failed] {
-        for (through, moves) in [(named, !from.is_ended()), (other, false)] {
+        for (through, moves) in [(named, !from.is_ended()), (later, !from.is_ended()), (earlier, false)] {
             let mut rows = rows([Job { status: from, ..job(1, 1) }], []);
             let failed = Write::JobFailed { id: JobId(1), at: ENDED, failure: JobFailure::InstallationGone, through };
             let expected = if moves || from == Failed { Written::Done } else { Written::RefusedState };

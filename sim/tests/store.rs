@@ -98,7 +98,7 @@ contract! {
     phantom_runners_are_no_supply
     the_failure_is_kept_with_its_diagnostics
     a_gone_installations_pending_jobs_are_failed
-    a_job_is_not_failed_through_an_installation_that_its_row_no_longer_names
+    a_job_is_not_failed_through_an_installation_before_the_one_that_its_row_names
     changes_since_a_cursor_lose_nothing
     a_first_reading_holds_what_is_active_and_what_ended_lately
     a_wake_comes_at_once_and_after_each_record
@@ -352,9 +352,9 @@ async fn a_gone_installations_pending_jobs_are_failed(bench: Bench) {
     assert_eq!(bench.store.fail_installation(InstallationId(507), gone, START).await.unwrap(), []);
 }
 
-async fn a_job_is_not_failed_through_an_installation_that_its_row_no_longer_names(bench: Bench) {
+async fn a_job_is_not_failed_through_an_installation_before_the_one_that_its_row_names(bench: Bench) {
     let lease = bench.lead().await;
-    bench.store.record(vec![job(1, 7), job(2, 7)]).await.unwrap();
+    bench.store.record(vec![job(1, 7), job(2, 7), job(4, 7)]).await.unwrap();
     // A delivery has told of the right one, and the leader has not read that yet.
     bench.store.record(vec![Job { installation: InstallationId(600), ..job(1, 7) }]).await.unwrap();
     let failed = |id, through| Write::JobFailed {
@@ -367,13 +367,15 @@ async fn a_job_is_not_failed_through_an_installation_that_its_row_no_longer_name
         (failed(1, 507), Written::RefusedState),
         (failed(2, 507), Written::Done),
         (failed(2, 600), Written::Done),
+        // Another job's row has named a later one.
+        (failed(4, 600), Written::Done),
         (failed(1, 600), Written::Done),
         (failed(1, 507), Written::Done),
         (failed(3, 507), Written::RefusedState),
     ];
     let writes = cases.iter().map(|(write, _)| StoreWrite { write: write.clone(), diagnostics: None }).collect();
     assert_eq!(bench.store.write(&lease, writes).await.unwrap(), cases.map(|(_, expected)| expected));
-    let rows = bench.store.history(newest(2)).await.unwrap().jobs;
+    let rows = bench.store.history(newest(3)).await.unwrap().jobs;
     assert!(rows.iter().all(|job| job.status == Status::Failed), "{rows:?}");
 }
 
