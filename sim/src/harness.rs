@@ -11,7 +11,7 @@ use std::{
 };
 
 use adapters::{
-    ghfe::{Capture, Ghfe, Verifier},
+    ghfe::{Capture, Ghfe, Room, Verifier},
     github::{AppKey, Caller, GitHubClient},
     ingest::Ingest,
     kubernetes::{KubernetesClient, PodSettings},
@@ -335,6 +335,7 @@ impl Service {
         let ghfe = Ghfe {
             store: setup.store.clone(),
             ingest: Ingest::new(setup.store.clone(), 10_000),
+            room: Room::default(),
             policy: policy.clone(),
             clock: models.clock.clone(),
             verifier: Verifier::new(&SecretString::from(WEBHOOK_SECRET)),

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use adapters::{
     config,
-    ghfe::{Capture, Ghfe, HttpProxy, StagingProxy, Verifier, router},
+    ghfe::{Capture, Ghfe, HttpProxy, Room, StagingProxy, Verifier, router},
     ingest::Ingest,
     ports::system_clock,
     postgres::PgStore,
@@ -34,6 +34,7 @@ async fn serve() -> Result<(), process::Error> {
     let proxy = config.staging_url.map(HttpProxy::new).transpose()?;
     let ghfe = Ghfe {
         ingest: Ingest::new(store.clone(), WAITING),
+        room: Room::default(),
         store,
         policy: Arc::new(config.common.policy),
         clock: system_clock(),

@@ -4,6 +4,7 @@ mod body;
 mod capture;
 mod pages;
 mod proxy;
+mod room;
 mod webhook;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub use capture::Capture;
 pub use proxy::{HttpProxy, StagingProxy};
+pub use room::{Room, RoomStatus};
 
 use crate::{
     ingest::Ingest,
@@ -33,6 +35,8 @@ pub struct Ghfe {
     pub store: Arc<dyn Store>,
     /// The way deliveries take into it.
     pub ingest: Ingest,
+    /// Where their bodies are meanwhile.
+    pub room: Room,
     /// Label rules and owners.
     pub policy: Arc<Policy>,
     /// The wall clock.
@@ -85,7 +89,8 @@ pub fn router(ghfe: Ghfe) -> Router {
 async fn status(State(ghfe): State<Ghfe>) -> Json<serde_json::Value> {
     let lost = ghfe.capture.as_ref().map(Capture::lost);
     let troubles = ghfe.ingest.notices().now();
-    Json(serde_json::json!({ "deliveries": ghfe.ingest.status(), "capture_lost": lost, "troubles": troubles }))
+    let (deliveries, bodies) = (ghfe.ingest.status(), ghfe.room.status());
+    Json(serde_json::json!({ "deliveries": deliveries, "bodies": bodies, "capture_lost": lost, "troubles": troubles }))
 }
 
 async fn ready(State(ghfe): State<Ghfe>) -> Response {

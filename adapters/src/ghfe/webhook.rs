@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::{
     Ghfe,
     body::{InstallationBody, JobBody},
+    room::Place,
 };
 use crate::ingest::IngestError;
 
@@ -62,18 +63,43 @@ pub(super) async fn receive(State(ghfe): State<Ghfe>, request: Request) -> Respo
     response
 }
 
-/// The whole body, within its limits of size and time.
-async fn read(body: Body) -> Result<Bytes, Response> {
-    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 25 MB, GitHub's own limit");
-    if body.size_hint().lower() > BODY_LIMIT as u64 {
-        return Err(too_large());
-    }
-    match timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(refuse(StatusCode::BAD_REQUEST, "the body did not arrive whole")),
+/// The whole body, within its limits of size and time, in its place.
+async fn read(body: Body, place: &mut Place) -> Result<Bytes, Response> {
+    match timeout(BODY_TIME, collect(body, place)).await {
+        Ok(whole) => whole,
         Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 s")),
     }
+}
+
+async fn collect(body: Body, place: &mut Place) -> Result<Bytes, Response> {
+    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 25 MB, GitHub's own limit");
+    let announced = body.size_hint().lower();
+    if announced > BODY_LIMIT as u64 {
+        return Err(too_large());
+    }
+    let mut body = Limited::new(body, BODY_LIMIT);
+    // Memory that is not written to yet takes none.
+    let mut whole = Vec::with_capacity(announced as usize);
+    let mut shed = false;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+            true => too_large(),
+            false => refuse(StatusCode::BAD_REQUEST, "the body did not arrive whole"),
+        })?;
+        // What there is no room for is read to its end all the same: many clients look for an answer only then.
+        let Some(data) = frame.into_data().ok().filter(|_| !shed) else { continue };
+        if place.take(data.len()) {
+            whole.extend_from_slice(&data);
+        } else {
+            shed = true;
+            whole = Vec::new();
+            place.clear();
+        }
+    }
+    if shed {
+        return Err(away("too many deliveries are being read; deliver again later"));
+    }
+    Ok(Bytes::from(whole))
 }
 
 async fn judge(ghfe: &Ghfe, headers: &HeaderMap, body: Body) -> Answer {
@@ -83,7 +109,8 @@ async fn judge(ghfe: &Ghfe, headers: &HeaderMap, body: Body) -> Answer {
         .ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "the header X-GitHub-Event is missing"))?;
     let signature = text("x-hub-signature-256")
         .ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "the header X-Hub-Signature-256 is missing"))?;
-    let body = read(body).await?;
+    let mut place = ghfe.room.place();
+    let body = read(body, &mut place).await?;
     if !ghfe.verifier.is_valid(&body, signature) {
         return Err(refuse(StatusCode::UNAUTHORIZED, "the signature does not fit the body: check the webhook secret"));
     }

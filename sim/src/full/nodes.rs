@@ -6,7 +6,7 @@ use std::{
 };
 
 use adapters::{
-    ghfe::{Ghfe, Verifier, router},
+    ghfe::{Ghfe, Room, Verifier, router},
     github::{AppKey, Caller, GitHubClient},
     ingest::Ingest,
     kubernetes::{KubernetesClient, PodSettings},
@@ -110,6 +110,7 @@ fn ghfe(world: &Arc<World>, node: Node) -> Ghfe {
     let store = postgres::Client::new(world.clone(), node);
     Ghfe {
         ingest: Ingest::new(store.clone(), WAITING),
+        room: Room::default(),
         store,
         policy: world.policy.clone(),
         clock: world.clock(node),

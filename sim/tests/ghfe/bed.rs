@@ -11,7 +11,7 @@ use std::{
 
 use adapters::{
     config,
-    ghfe::{Ghfe, Verifier, router},
+    ghfe::{Ghfe, Room, Verifier, router},
     ingest::Ingest,
     ports::system_clock,
     postgres::PgStore,
@@ -102,6 +102,7 @@ pub async fn test_on(store: Arc<PgStore>, change: impl FnOnce(&mut Ghfe), test: 
     let (policy, _) = config::built_in(Realm::Prod).unwrap();
     let mut ghfe = Ghfe {
         ingest: Ingest::new(store.clone(), 1000),
+        room: Room::default(),
         store: store.clone(),
         policy: Arc::new(policy),
         clock: system_clock(),

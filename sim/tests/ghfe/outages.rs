@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use adapters::{ingest::Ingest, postgres::PgStore};
+use adapters::{ghfe::Room, ingest::Ingest, postgres::PgStore};
 use engine::ids::Realm;
 use sim::testing::postgres::Cluster;
-use tokio::time::timeout;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 use crate::bed::{Answer, Bed, ORG, body, test, test_on, test_with};
 
@@ -126,10 +126,55 @@ async fn beyond_the_bound_deliveries_are_shed_at_once_and_counted() {
         recorded += 1;
         let status: serde_json::Value = serde_json::from_str(&bed.get("/status").await.text).unwrap();
         let expected = serde_json::json!({
-            "deliveries": { "recorded": recorded, "shed": shed, "failed": 0, "waiting": 0 }, "capture_lost": null,
-            "troubles": [],
+            "deliveries": { "recorded": recorded, "shed": shed, "failed": 0, "waiting": 0 },
+            "bodies": { "held": 0, "shed": 0 }, "capture_lost": null, "troubles": [],
         });
         assert_eq!(status, expected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_there_is_no_room_for_are_shed_at_once_and_counted() {
+    let room = Room::new(16 << 10);
+    let small = |ghfe: &mut adapters::ghfe::Ghfe| ghfe.room = room.clone();
+    test_with(small, async |bed| {
+        let text = |id| {
+            let mut text = body("queued", id, ORG).to_string();
+            text.push_str(&" ".repeat(9 << 10));
+            text
+        };
+        let held = || room.status().held;
+        // One whose row waits for the store keeps its place until it is answered.
+        let lock = block(&bed).await;
+        let first = tokio::spawn({
+            let (bed, text) = (bed.clone(), text(1));
+            async move { bed.deliver("workflow_job", text).await }
+        });
+        while held() < 9 << 10 {
+            tokio::task::yield_now().await;
+        }
+        let answer = bed.deliver("workflow_job", text(2)).await;
+        is_later(&answer, "too many deliveries are being read; deliver again later\n");
+        // Whoever announces much and sends little takes little.
+        let mut slow = TcpStream::connect(bed.address).await.unwrap();
+        let head = "POST / HTTP/1.1\r\nhost: ghfe\r\nx-github-event: workflow_job\r\nx-hub-signature-256: none\r\n\
+                    content-length: 20000000\r\n\r\nlittle";
+        slow.write_all(head.as_bytes()).await.unwrap();
+        let before = held();
+        while held() < before + "little".len() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(held(), before + "little".len());
+        drop(slow);
+        lock.rollback().await.unwrap();
+        assert_eq!(first.await.unwrap().status, 200);
+        while held() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bed.deliver("workflow_job", text(2)).await.status, 200, "delivered again");
+        let status: serde_json::Value = serde_json::from_str(&bed.get("/status").await.text).unwrap();
+        assert_eq!(status["bodies"], serde_json::json!({ "held": 0, "shed": 1 }));
     })
     .await;
 }

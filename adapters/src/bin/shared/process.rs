@@ -1,12 +1,19 @@
 //! What both processes do the same way: log, listen, stop.
 
-use std::{future::IntoFuture, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    time::timeout,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
 };
 
 /// Whatever ends a process early.
@@ -72,30 +79,131 @@ pub async fn stopped() {
     tracing::info!("stopping");
 }
 
+/// What clients may take of a process.
+struct Limits {
+    /// Connections at once; more wait until one ends.
+    connections: usize,
+    /// What one connection may hold before it is read, in bytes.
+    buffer: usize,
+    /// How long a client may take to send a request's head, the time since the request before it included.
+    head: Duration,
+}
+
+impl Default for Limits {
+    /// At most 128 MiB in all.
+    fn default() -> Self {
+        Self { connections: 8192, buffer: 8 << 10, head: Duration::from_secs(30) }
+    }
+}
+
 /// Serves until told to stop, and then lets requests under way end.
 pub async fn serve_until_stopped(listener: TcpListener, router: Router) -> Result<(), Error> {
-    let (told, mut stopping) = tokio::sync::watch::channel(false);
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        stopped().await;
-        told.send_replace(true);
-    });
-    let mut server = tokio::spawn(server.into_future());
-    tokio::select! {
-        biased;
-        ended = &mut server => return Ok(ended??),
-        _ = stopping.wait_for(|stop| *stop) => {}
+    serve(listener, router, Limits::default(), stopped()).await;
+    Ok(())
+}
+
+async fn serve(listener: TcpListener, router: Router, limits: Limits, stopped: impl Future<Output = ()>) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(limits.buffer);
+    let (places, open) = (Arc::new(Semaphore::new(limits.connections)), GracefulShutdown::new());
+    let mut stopped = pin!(stopped);
+    loop {
+        let (stream, place) = tokio::select! {
+            biased;
+            () = &mut stopped => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // A connection that breaks off is its client's business.
+            let _ = connection.await;
+            drop(place);
+        });
     }
-    if timeout(STOP_LIMIT, &mut server).await.is_err() {
+    drop(listener);
+    if timeout(STOP_LIMIT, open.shutdown()).await.is_err() {
         tracing::warn!("stopping with requests under way");
     }
-    Ok(())
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    let place = places.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            // Its client has gone again.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+            Err(error) => {
+                tracing::error!(%error, "no connection can be taken now; trying again in a second");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
+
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::Instant,
+    };
 
     use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
+
+    /// Serves "ok" for as long as the test runs.
+    async fn serve_with(limits: Limits) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(|| async { "ok" }));
+        tokio::spawn(serve(listener, router, limits, std::future::pending()));
+        address
+    }
+
+    async fn answer(client: &mut TcpStream) -> String {
+        let mut text = vec![0; 1000];
+        let read = client.read(&mut text).await.unwrap();
+        String::from_utf8_lossy(&text[..read]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_no_whole_head_is_let_go() {
+        let head = Duration::from_millis(200);
+        let address = serve_with(Limits { head, ..Limits::default() }).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let begun = Instant::now();
+        client.write_all(REQUEST).await.unwrap();
+        assert!(answer(&mut client).await.ends_with("\r\n\r\nok"));
+        client.write_all(&REQUEST[..10]).await.unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert!(begun.elapsed() >= head, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_bound_wait_until_one_ends() {
+        let address = serve_with(Limits { connections: 1, ..Limits::default() }).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(REQUEST).await.unwrap();
+        assert!(answer(&mut first).await.ends_with("ok"));
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(REQUEST).await.unwrap();
+        // The first one is served meanwhile as often as it asks.
+        for _ in 0..3 {
+            first.write_all(REQUEST).await.unwrap();
+            assert!(answer(&mut first).await.ends_with("ok"));
+        }
+        let mut nothing = [0];
+        assert_eq!(second.try_read(&mut nothing).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(first);
+        assert!(answer(&mut second).await.ends_with("ok"));
+    }
 
     #[tokio::test]
     async fn whatever_ends_a_process_early_makes_it_fail() {
