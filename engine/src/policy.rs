@@ -100,7 +100,10 @@ pub struct Governor {
     pub assumed_limit: u32,
     /// The shortest time between two polls of a doubtful job, and between two listings of a scope: 15 s.
     pub doubt_every: Span,
-    /// The shortest time between two polls of any other job.
+    /// The shortest time between two polls of a job whose end its delivery alone would tell: one that waits, or runs on no
+    /// worker of ours.
+    pub wait_every: Span,
+    /// The shortest time between two polls of a job that runs on a worker of ours, which ends with it.
     pub sweep_every: Span,
     /// Time between listings of a scope where nothing is expected to change.
     pub list_every: Span,
@@ -137,6 +140,7 @@ impl Default for Governor {
             reserve_percent: 30,
             assumed_limit: 5_000,
             doubt_every: Span::secs(15),
+            wait_every: Span::secs(45),
             sweep_every: Span::mins(2),
             list_every: Span::mins(2),
         }

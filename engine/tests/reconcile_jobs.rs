@@ -2,17 +2,20 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use engine::{
-    decision::{Action, JobFailure, Reason, Write},
+    decision::{Action, Chosen, JobFailure, Reason, Write},
     facts::*,
     ids::*,
 };
 use support::*;
 
 const SWEEP: Span = Span::mins(2);
+const WAIT: Span = Span::secs(45);
 
 fn polls(bench: &Bench) -> Vec<i64> {
-    let polled = |chosen: &engine::decision::Chosen| match chosen.action {
+    let polled = |chosen: &Chosen| match chosen.action {
         Action::PollJob { id, .. } => Some(id.0),
         _ => None,
     };
@@ -20,7 +23,7 @@ fn polls(bench: &Bench) -> Vec<i64> {
 }
 
 fn writes(bench: &Bench) -> Vec<Write> {
-    let written = |chosen: &engine::decision::Chosen| match &chosen.action {
+    let written = |chosen: &Chosen| match &chosen.action {
         Action::Write { write, .. } if write.job().is_some() => Some(write.clone()),
         _ => None,
     };
@@ -49,9 +52,9 @@ fn polled(bench: &mut Bench, row: Job) {
 }
 
 const CASES: &[Case] = &[
-    ("a job is asked about 2 minutes after it was queued, and every 2 minutes, by its entity's App", |bench| {
+    ("a job that waits is asked about 45 s after it was queued, and every 45 s, by its entity's App", |bench| {
         bench.apply(Change::Job(job(1, 1)));
-        bench.tick(SWEEP);
+        bench.tick(WAIT);
         assert_eq!(polls(bench), []);
         bench.tick(Span(1));
         let chosen = bench.why(&Reason::Sweep).expect("a poll");
@@ -59,10 +62,25 @@ const CASES: &[Case] = &[
         assert_eq!(chosen.action, Action::PollJob { id: JobId(1), repo: "org-1/repo".into(), installation, app });
         answer(bench, || ok(JobView::Queued { said_at: None }));
         assert_eq!(writes(bench), [], "as the row says");
-        bench.tick(Span(SWEEP.0 - 1));
+        bench.tick(Span(WAIT.0 - 1));
         assert_eq!(polls(bench), []);
         bench.tick(Span(1));
         assert_eq!(polls(bench), [1]);
+    }),
+    ("one that runs on a worker of ours, every 2 minutes; on any other runner, every 45 s", |bench| {
+        bench.apply(Change::Worker(Worker { status: Status::Running, ..worker(OURS, 1, START) }));
+        for (runner, every) in [(OURS, SWEEP), ("another", WAIT)] {
+            bench.apply(Change::Job(running(1, Some(runner))));
+            bench.tick(Span(SWEEP.0 + 10));
+            let view = || ok(JobView::InProgress { assignment: on(runner, START) });
+            answer(bench, view);
+            bench.tick(Span(every.0 - 1));
+            assert_eq!(polls(bench), [], "{runner}");
+            bench.tick(Span(1));
+            assert_eq!(polls(bench), [1], "{runner}");
+            answer(bench, || ok(JobView::Completed { assignment: None, completed_at: Some(START) }));
+            bench.answer_writes();
+        }
     }),
     ("a user's job by the other App", |bench| {
         bench.apply(Change::Job(Job { entity_type: EntityType::User, ..job(1, 1) }));
@@ -233,19 +251,75 @@ const CASES: &[Case] = &[
         }
         assert_eq!(writes(bench), []);
     }),
-    ("what was found of an old installation is not written through the one that a delivery has named since", |bench| {
+    ("all jobs of a gone installation are failed at once, whoever's answer completes the proof", |bench| {
+        for id in 1..=8 {
+            bench.apply(Change::Job(job(id, 1)));
+        }
+        bench.tick(SWEEP);
+        let mut failed = BTreeSet::new();
+        for _ in 0..8 {
+            // One answer at a time, and a decision after each.
+            for _ in 0..8 {
+                let Some(poll) = bench.open.iter().find(|it| matches!(it.action, Action::PollJob { .. })) else {
+                    break;
+                };
+                let poll = poll.id;
+                bench.answer(
+                    poll,
+                    Outcome::JobPolled { asked_at: bench.now, answer: refused(GitHubError::InstallationGone) },
+                );
+                bench.decide();
+                failed.extend(writes(bench).iter().filter_map(Write::job));
+            }
+            if !failed.is_empty() {
+                break;
+            }
+            bench.tick(Span::secs(5));
+        }
+        assert_eq!(failed.len(), 8, "{failed:?}");
+        assert!(writes(bench).iter().all(|it| matches!(it, Write::JobFailed { through: InstallationId(501), .. })));
+    }),
+    ("a job that is answered for is not failed with the others", |bench| {
+        for id in [1, 2] {
+            bench.apply(Change::Job(job(id, 1)));
+        }
+        bench.tick(SWEEP);
+        // A leader's first reading is answered before there is a second.
+        answer(bench, || ok(JobView::Queued { said_at: None }));
+        answer(bench, || ok(JobView::Queued { said_at: None }));
+        bench.tick(WAIT);
+        let poll = |bench: &Bench, id| {
+            let is_it = |it: &Chosen| matches!(&it.action, Action::PollJob { id: polled, .. } if *polled == JobId(id));
+            bench.open.iter().find(|it| is_it(it)).map(|it| it.id)
+        };
+        let late = poll(bench, 2).expect("both are asked about");
+        for _ in 0..12 {
+            if let Some(id) = poll(bench, 1) {
+                let answer = refused(GitHubError::InstallationGone);
+                bench.answer(id, Outcome::JobPolled { asked_at: bench.now, answer });
+            }
+            bench.tick(Span::secs(5));
+        }
+        let failed = |bench: &Bench| writes(bench).iter().filter_map(Write::job).collect::<Vec<_>>();
+        assert_eq!(failed(bench), [JobId(1)], "the other is being asked about");
+        bench.answer(late, Outcome::JobPolled { asked_at: bench.now, answer: ok(JobView::Queued { said_at: None }) });
+        bench.decide();
+        assert_eq!(failed(bench), [JobId(1)]);
+    }),
+    ("what was found of an old installation says nothing once a delivery has named a later one", |bench| {
         polled(bench, job(1, 1));
         answer(bench, || refused(GitHubError::NotFound));
         let write = bench.why(&Reason::GitHubSays).expect("a write");
-        let told = Job { installation: InstallationId(900), ..job(1, 1) };
-        bench.apply(Change::Job(told));
+        let (failure, through) = (JobFailure::JobNotFound, job(1, 1).installation);
+        assert_eq!(
+            write.action,
+            Action::Write { write: Write::JobFailed { id: JobId(1), at: bench.now, failure, through }, diagnose: None }
+        );
+        bench.apply(Change::Job(Job { installation: InstallationId(900), ..job(1, 1) }));
         bench.answer(write.id, Outcome::Written(Err(StoreError::Unavailable { message: "away".into() })));
         bench.decide();
         bench.tick(Span::secs(5));
-        let (failure, through) = (JobFailure::JobNotFound, job(1, 1).installation);
-        assert_eq!(writes(bench), [Write::JobFailed { id: JobId(1), at: bench.now, failure, through }]);
-        let write = bench.why(&Reason::GitHubSays).expect("the same write");
-        bench.answer(write.id, Outcome::Written(Ok(Written::RefusedState)));
+        assert_eq!(writes(bench), []);
         bench.tick(SWEEP);
         answer(bench, || ok(JobView::Queued { said_at: None }));
         assert_eq!(writes(bench), []);

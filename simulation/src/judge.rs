@@ -67,6 +67,8 @@ const RESERVED: i64 = 30;
 const ENDED: i64 = 60 * SECOND + 15 * SECOND;
 /// A change that only the sweep over all jobs finds: its period, and a little.
 const SWEPT: i64 = 3 * MINUTE + 30 * SECOND;
+/// An App's end is proven by calls over 15 s, and all its jobs are failed (L2).
+const GONE: i64 = SWEPT;
 /// Runners are listed every two minutes; one that is busy with what nobody told of counts as taken 90 s later.
 const LISTED: i64 = 3 * MINUTE + 45 * SECOND;
 /// Orphans are gone (L4), surplus is retired (L5).
@@ -672,13 +674,19 @@ impl Sim {
         }
     }
 
-    /// Whether an account can be served, and when time alone changes that.
-    fn health(&self, account: usize) -> (bool, i64) {
+    /// When GitHub takes an account's calls again as they come.
+    fn well_at(&self, account: usize) -> i64 {
         let state = &self.github.accounts[account];
         let until = state.blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
         let waits_until = if until > 0 { until + RECOVERY } else { 0 };
         let troubled_until = self.judge.trouble.get(&account).map_or(0, |at| at + HOUR);
-        let well_at = waits_until.max(troubled_until);
+        waits_until.max(troubled_until)
+    }
+
+    /// Whether an account can be served, and when time alone changes that.
+    fn health(&self, account: usize) -> (bool, i64) {
+        let state = &self.github.accounts[account];
+        let well_at = self.well_at(account);
         let changes_at = if self.now < well_at { well_at } else { i64::MAX };
         (!state.removed && !state.suspended && self.now >= well_at, changes_at)
     }
@@ -729,6 +737,7 @@ impl Sim {
             self.judge.dirty = false;
             self.judge.stale_at = sight.changes_at;
             self.look_at_jobs(&sight);
+            self.look_at_gone_apps(&sight);
             self.look_at_supply(&sight);
             self.look_at_runners(&sight);
             self.look_at_pods(&sight);
@@ -781,14 +790,36 @@ impl Sim {
             let turns = (others - a_minute).max(0) * MINUTE / a_minute.max(1);
             // Those that were before it keep the turns that they had, though they are made up for by now.
             let turns = if late { *self.judge.turns.entry(id).or_insert(turns) } else { 0 };
+            // All that wait are asked about in turn.
+            let round = self.jobs_of(account) * MINUTE / a_minute.max(1);
             // While its account is poor a job's time does not run; an hour must do all the same.
-            let limit = if ours { ENDED + turns } else { SWEPT };
+            let limit = match status {
+                _ if ours => ENDED + turns,
+                Status::Pending => (ENDED + turns + round).min(SWEPT),
+                _ => SWEPT,
+            };
             for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
                 self.hold("L2 ended", key, holds, limit, |_| format!("job {id} has ended and its row says {status:?}"));
             }
             for (key, holds, limit) in [(id, waits && !poor, SWEPT), (-id, waits, SWEPT + HOUR)] {
                 self.hold("L2 requeued", key, holds, limit, |_| format!("job {id} is queued again and its row runs"));
             }
+        }
+    }
+
+    /// L2: jobs of an App that is not there any more are failed, all of them.
+    fn look_at_gone_apps(&mut self, sight: &Sight) {
+        if !sight.gone.contains(&true) {
+            return;
+        }
+        let active = self.store.rows.jobs().filter(|row| !row.status.is_ended());
+        let active: Vec<(JobId, i64, i64)> = active.map(|row| (row.id, row.entity.0, row.installation.0)).collect();
+        for (id, entity, installation) in active {
+            let Some(account) = self.account_of(entity) else { continue };
+            let state = &self.github.accounts[account];
+            let gone = state.removed && state.installation == installation;
+            let able = self.now >= self.well_at(account) && !self.is_poor(account);
+            self.hold("L2 gone", id.0, gone && able, GONE, |_| format!("job {id} is active and its App is gone"));
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     facts::{App, Status},
     governor::Use,
     ids::{EntityType, InstallationId, JobId, Span},
-    snapshot::{Finding, Flight, Gone, Key},
+    snapshot::{Finding, Flight, Gone, JobEntry, Key},
 };
 
 /// An installation is taken for gone when calls found it so over at least this long: one 404 may be a glitch, and
@@ -36,6 +36,12 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
         return;
     }
     let Some(finding) = job.finding().cloned() else { return };
+    if let Finding::Failed { failure, through } = finding
+        && (through < turn.s.installations.id_of(turn.s.home_of(job.group)) || ends_by_itself(job, failure))
+    {
+        // A delivery has told of a later installation since, whose predecessor's end says nothing any more; or of a start.
+        return turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = None));
+    }
     let (write, reason) = match finding {
         Finding::Failed { failure, through } => {
             let reason = match failure {
@@ -56,28 +62,33 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
     turn.act(Flight::JobWrite(id, write.clone()), Action::Write { write, diagnose: None }, reason);
 }
 
-/// A gone installation's jobs can never be served or looked at: they are failed with that reason. A suspended one's
-/// running jobs may still end by themselves.
+/// A suspended installation's running jobs may still end by themselves.
+fn ends_by_itself(job: &JobEntry, failure: JobFailure) -> bool {
+    failure == JobFailure::InstallationSuspended && job.status != Status::Pending
+}
+
+/// A gone installation's jobs can never be served or looked at: they are failed with that reason.
 fn fail_jobs_of_gone_installation(turn: &mut Turn<'_>, installation: InstallationId) {
     let now = turn.now;
     let entry = turn.s.installation(installation);
     let is_proof = |gone: &Gone| gone.last.since(gone.since) >= GONE_PROOF && now.since(gone.last) < GONE_PROOF;
     let Some(gone) = entry.gone.filter(is_proof) else { return };
     let failure = gone.failure;
-    let jobs: Vec<JobId> = entry.polls.jobs().collect();
-    // Those that are being asked about are looked at when that is answered: what is proven stays so until then.
-    if jobs.is_empty() {
-        return;
-    }
     entry.gone = None;
+    let mut jobs: Vec<JobId> = entry.polls.jobs().collect();
+    // It is proven of those, too, that are being asked about: unless they are answered for, they are failed when that call
+    // has ended.
+    jobs.extend(turn.s.flights.values().filter_map(|flight| match flight {
+        Flight::Poll(id, through) if *through == installation => Some(*id),
+        _ => None,
+    }));
     for id in jobs {
         let Some(job) = turn.s.jobs.get(&id) else { continue };
-        if failure == JobFailure::InstallationSuspended && job.status != Status::Pending {
+        if ends_by_itself(job, failure) {
             continue;
         }
-        turn.s.edit_job(id, |job| {
-            job.edit_rest(|rest| rest.finding = Some(Finding::Failed { failure, through: installation }))
-        });
+        let finding = Finding::Failed { failure, through: installation };
+        turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = Some(finding)));
         write_finding(turn, id);
     }
 }

@@ -6,7 +6,7 @@ use super::fifo::Fifo;
 use super::outcome::LATE_EFFECT;
 use super::{Gx, JobEntry, Key, PodEntry, Row, Snapshot, Stage, WorkerEntry};
 use crate::{
-    facts::{Change, Job, Node, Pod, PodListing, PodPhase, Status, Worker},
+    facts::{Assignment, Change, Job, Node, Pod, PodListing, PodPhase, Status, Worker},
     governor::Backoff,
     ids::{JobId, NodeName, PodUid, Pool, Span, Time, WorkerName},
 };
@@ -125,7 +125,7 @@ impl Snapshot {
         let (id, requeued, named) = (job.id, job.is_requeued(), job.assignment.is_some());
         let mut entry = JobEntry {
             created_at: job.created_at,
-            poll_due: job.created_at + self.governor.sweep_every,
+            poll_due: job.created_at + self.poll_every(job.status, requeued, job.assignment.as_ref()),
             polled: super::NEVER_POLLED,
             rest: None,
             group,
@@ -209,6 +209,18 @@ impl Snapshot {
                 worker.spent_at = Some(now);
                 worker.phantom = true;
             });
+        }
+    }
+
+    /// How long a job may go without being asked about.
+    pub(super) fn poll_every(&self, status: Status, requeued: bool, on: Option<&Assignment>) -> Span {
+        let on_ours = |on: &Assignment| {
+            self.workers.get(&WorkerName::new(on.runner.clone())).is_some_and(|worker| worker.is_active())
+        };
+        if status == Status::Running && !requeued && on.is_some_and(on_ours) {
+            self.governor.sweep_every
+        } else {
+            self.governor.wait_every
         }
     }
 

@@ -140,7 +140,6 @@ impl Snapshot {
     fn job_written(&mut self, id: JobId, write: Write, result: Option<Result<Written, StoreError>>) {
         let now = self.now;
         let retry = now + self.timeouts.backoff;
-        let next_poll = now + self.governor.sweep_every;
         let Some(Ok(written)) = result else {
             self.edit_job(id, |job| {
                 job.in_flight = false;
@@ -154,12 +153,18 @@ impl Snapshot {
             self.remove_job(id);
             return;
         }
+        let every = match &write {
+            Write::JobRunning { assignment, .. } if written == Written::Done => {
+                self.poll_every(Status::Running, false, assignment.as_ref())
+            }
+            _ => self.governor.wait_every,
+        };
         self.edit_job(id, |job| {
             job.in_flight = false;
             job.ending = false;
             job.edit_rest(|rest| rest.finding = None);
             job.doubtful = false;
-            job.poll_due = next_poll;
+            job.poll_due = now + every;
             if written != Written::Done {
                 return;
             }
@@ -228,15 +233,16 @@ impl Snapshot {
 
     fn job_polled(&mut self, id: JobId, installation: InstallationId, asked_at: Time, answer: GitHubAnswer<JobView>) {
         self.answered(installation, &answer);
-        let next = self.now + self.governor.sweep_every;
         let retry = self.now + self.timeouts.backoff;
         let Some(job) = self.jobs.get(&id) else { return };
+        let next = self.now + self.poll_every(job.status, job.requeued, job.assignment());
         let finding = match &answer.result {
             Ok(view) => news(job, view, asked_at),
             Err(GitHubError::NotFound) => {
                 Some(Finding::Failed { failure: JobFailure::JobNotFound, through: installation })
             }
-            Err(_) => None,
+            // Its installation may have been found gone by another call meanwhile.
+            Err(_) => job.finding().cloned(),
         };
         let found = finding.is_some();
         let failed = answer.result.is_err() && !found;

@@ -46,6 +46,8 @@ const REPEATED: i64 = 150;
 const ENDED: i64 = 60 * SECOND + 15 * SECOND;
 /// A change that only the sweep over all jobs finds: its period, and a little.
 const SWEPT: i64 = 3 * MINUTE + 30 * SECOND;
+/// An App's end is proven by calls over 15 s, and all its jobs are failed (L2).
+const GONE: i64 = SWEPT;
 /// Runners are listed where it matters.
 const LISTED: i64 = 2 * MINUTE + 15 * SECOND;
 /// Orphans are gone (L4), surplus is retired (L5).
@@ -828,12 +830,16 @@ impl Look<'_> {
     }
 
     fn is_healthy(&self, github: &GitHub, account: i64) -> bool {
-        let known = has_app(github, account);
+        has_app(github, account) && self.is_well(account)
+    }
+
+    /// Whether GitHub takes an account's calls as they come.
+    fn is_well(&self, account: i64) -> bool {
         let judge = lock(&self.world.judge);
         let blocked = judge.blocked.get(&account).copied().unwrap_or(0);
         let until = blocked.max(judge.untold.get(&account).filter(|it| it.answered.is_none()).map_or(0, |it| it.until));
         let waits = until > 0 && self.now < until + RECOVERY;
-        known && !waits && judge.trouble.get(&account).is_none_or(|until| self.now > *until)
+        !waits && judge.trouble.get(&account).is_none_or(|until| self.now > *until)
     }
 
     /// Whether an entity's runners can be looked after now: they are ours to look after, and nothing is wrong with its
@@ -915,8 +921,19 @@ impl Look<'_> {
                 let ours =
                     named.is_some_and(|name| self.database.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
                 let poor = poor.contains(&account);
+                // All that wait are asked about in turn.
+                let open = github.jobs.values().filter(|it| !matches!(it.state, JobState::Completed(_)));
+                let a_minute = github.accounts.get(&account).map_or(1, |it| i64::from(it.quota.limit) / 240).max(1);
+                let of_it = |it: &&crate::world::github::Job| {
+                    github.repos.get(&it.repo).is_some_and(|repo| repo.account == account)
+                };
+                let round = open.filter(of_it).count() as i64 * MINUTE / a_minute;
                 // While its account is poor a job's time does not run; an hour must do all the same.
-                let limit = if ours { ENDED } else { SWEPT };
+                let limit = match row.status {
+                    _ if ours => ENDED,
+                    Status::Pending => (ENDED + round).min(SWEPT),
+                    _ => SWEPT,
+                };
                 let late = done && !row.status.is_ended();
                 for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
                     self.hold("L2 ended", key, holds, limit, || {
@@ -934,6 +951,7 @@ impl Look<'_> {
                 }
             }
             for row in self.database.rows.jobs().filter(|row| !row.status.is_ended()) {
+                self.at_gone_app(github, row, &poor);
                 let account = account_of(github, row.entity.0);
                 let able =
                     account.is_some_and(|account| self.is_reachable(github, row.entity.0) && !poor.contains(&account));
@@ -942,6 +960,17 @@ impl Look<'_> {
                     format!("job {} is {:?} and GitHub does not know it", row.id, row.status)
                 });
             }
+        });
+    }
+
+    /// L2: jobs of an App that is not there any more are failed, all of them.
+    fn at_gone_app(&self, github: &GitHub, row: &Job, poor: &BTreeSet<i64>) {
+        let Some(account) = account_of(github, row.entity.0) else { return };
+        let removed = github.accounts.get(&account).filter(|it| it.removed);
+        let gone = removed.is_some_and(|it| it.installation == row.installation.0);
+        let able = self.is_well(account) && !poor.contains(&account);
+        self.hold("L2 gone", row.id.0, gone && able, GONE, || {
+            format!("job {} is {:?} and its App is gone", row.id, row.status)
         });
     }
 
