@@ -140,8 +140,13 @@ async fn a_body_over_the_limit_is_refused_before_it_is_taken_in() {
 async fn what_is_not_json_is_refused() {
     const NOT_JSON: &str = "the body is not JSON, at line # column #\n";
     const WRONG: &str = "a field has a wrong type or value, at line # column #\n";
+    const RANGE: &str = "workflow_job.id must be a whole number from # to #\n";
+    const LARGE: &str = "a number is out of range, at line # column #\n";
     test(async |bed| {
         let good = body("queued", 1, ORG).to_string();
+        let power = |exponent: i32| good.replacen("\"id\":1,", &format!("\"id\":1e{exponent},"), 1);
+        let digits = good.replacen("\"id\":1,", &format!("\"id\":1{},", "0".repeat(400)), 1);
+        assert!(power(400) != good && digits != good);
         let nested = format!("{{\"action\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
         let beside = format!("{{\"other\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
         let twice = good.replacen("\"action\":", "\"action\":\"queued\",\"action\":", 1);
@@ -152,6 +157,9 @@ async fn what_is_not_json_is_refused() {
             ("not UTF-8", b"{\"action\":\"\xff\"}".to_vec(), 400, NOT_JSON),
             ("half a surrogate pair", b"{\"action\":\"\\ud800\"}".to_vec(), 400, NOT_JSON),
             ("a number", b"5".to_vec(), 400, WRONG),
+            ("an id of 401 digits", digits.into_bytes(), 400, LARGE),
+            ("an id beyond all floating point", power(400).into_bytes(), 400, LARGE),
+            ("and one within", power(300).into_bytes(), 400, RANGE),
             ("null", b"null".to_vec(), 400, WRONG),
             ("a list", b"[]".to_vec(), 400, WRONG),
             ("a field twice", twice.into_bytes(), 400, WRONG),
