@@ -45,7 +45,7 @@ pub struct Common {
     pub policy: Policy,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The store; `None` where the caller brings its own.
+    /// The store.
     pub postgres_url: SecretString,
     /// What to log, as an `env_filter` directive.
     pub log: String,
