@@ -236,6 +236,39 @@ fn one_variables_mistake_is_one_message() {
     }
 }
 
+/// What production needs beside the rest is told with the rest, also where the file has mistakes.
+#[test]
+fn the_need_of_an_address_for_staging_is_told_with_every_other_mistake() {
+    let need = |owners: &str| {
+        format!(
+            "STAGING_URL is not set: production forwards there what the configuration marks as staging's ({owners})"
+        )
+    };
+    let built_in = need("luhenry, riseproject-dev");
+    let bare = [
+        "POSTGRES_URL is not set: it must hold postgresql://user:password@host:port/database",
+        "GHAPP_WEBHOOK_SECRET is not set: it must hold the webhooks' shared secret",
+        &built_in,
+    ];
+    assert_eq!(mistakes("ghfe", &environment(&[("PROD", "true")]), ""), bare);
+    let mut env = good();
+    env.remove("STAGING_URL").unwrap();
+    env.insert("LISTEN".into(), "foo".into());
+    let listen = "LISTEN is \"foo\": write an address and a port, such as 0.0.0.0:8080";
+    assert_eq!(mistakes("ghfe", &env, ""), [listen, &built_in]);
+    assert_eq!(mistakes("scheduler", &env, ""), [listen], "who does not forward needs none");
+    env.insert("CONFIG".into(), "rise.toml".into());
+    let owner = |name: &str, staging: &str| format!("[[owner]]\nid = 0\nname = {name:?}\nstaging = {staging}\n");
+    let file = owner("b", "true") + &owner("a", "[\"x\"]") + &owner("c", "false");
+    let found = mistakes("ghfe", &env, &file);
+    assert_eq!(found.last(), Some(&need("a, b")), "{found:#?}");
+    assert!(found.len() > 8, "{found:#?}");
+    env.insert("STAGING_URL".into(), "\u{fffd}".into());
+    let found = mistakes("ghfe", &env, &file);
+    assert_eq!(found.last().unwrap(), "STAGING_URL is not text in UTF-8: write it anew");
+    assert_eq!(found.iter().filter(|it| it.contains("STAGING_URL")).count(), 1, "{found:#?}");
+}
+
 fn with_file(file: &str) -> Vec<String> {
     let mut env = good();
     env.insert("CONFIG".into(), "rise.toml".into());
@@ -346,6 +379,88 @@ surplus = 1.5
     let found: Vec<String> =
         with_file(file).iter().map(|it| it.strip_prefix("rise.toml:").unwrap_or(it).to_owned()).collect();
     assert_eq!(found.join("\n"), expected.trim());
+}
+
+/// Pods are made with `{registry}/riscv-runner:{image}-{latest|staging}`: one that no pod can have is told at the start.
+#[test]
+fn what_cannot_be_part_of_an_images_name_is_a_mistake() {
+    let with = |key: &str, value: &str| {
+        let line = BUILT_IN.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
+        with_file(&BUILT_IN.replacen(line, &format!("{key} = {value:?}"), 1))
+    };
+    for good in [
+        "registry.example/riscv",
+        "registry.example/riscv/",
+        "localhost:5000",
+        "rg.fr-par.scw.cloud/a.b/c_d/e__f/g---h",
+        "an-account",
+        "an_account/x",
+        "10.0.0.1:80/x",
+    ] {
+        assert_eq!(with("registry", good), Vec::<String>::new(), "{good}");
+    }
+    let long = format!("registry.example/{}", "x".repeat(255));
+    for wrong in [
+        "https://registry.example/riscv",
+        "registry.example//riscv",
+        "registry.example/Riscv",
+        "registry.example/riscv:latest",
+        "registry.example:/x",
+        "registry.example:80a",
+        "registry.example/a..b",
+        "registry.example/a___b",
+        "-registry.example",
+        "registry..example/x",
+        "/",
+        "registry.example/a b",
+        " registry.example",
+        "registry.example/é",
+        &long,
+    ] {
+        let found = with("registry", wrong);
+        let message = format!("registry {wrong:?} cannot begin an image's name: write host/path, ");
+        assert!(found.len() == 1 && found[0].contains(&message), "{wrong}: {found:#?}");
+    }
+    let (longest, longer) = ("x".repeat(120), "x".repeat(121));
+    for good in ["ubuntu-24.04", "_A.b-c", &longest] {
+        assert_eq!(with("image", good), Vec::<String>::new(), "{good}");
+    }
+    for wrong in ["ubuntu:24.04", "riscv/ubuntu", "-ubuntu", ".ubuntu", "ubuntu 24.04", "übuntu", &longer] {
+        let found = with("image", wrong);
+        let message = format!("rule.image {wrong:?} cannot begin an image's tag: at most 120 letters, ");
+        assert!(found.len() == 1 && found[0].contains(&message), "{wrong}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_rule_that_can_never_decide_is_a_mistake() {
+    let file = r#"default_max_workers = 1
+registry = "r"
+namespace = "n"
+apps = {organization = 1, personal = 2}
+pool = [{name = "p"}]
+rule = [
+ {exactly = ["a"], pool = "p", image = "i", owners = []},
+ {exactly = ["a"], pool = "p", image = "i", repositories = []},
+ {exactly = ["a"], pool = "p", image = "i", owners = [], repositories = []},
+ {exactly = ["a"], pool = "p", image = "i", owners = [], repositories = ["o/a"]},
+ {exactly = ["a"], pool = "p", image = "i", owners = [1, 2]},
+ {exactly = ["A"], pool = "p", image = "j", owners = [2, 1]},
+ {exactly = ["a"], pool = "p", image = "i", owners = [2]},
+ {exactly = ["a"], pool = "p", image = "i", owners = [2, 3]},
+ {exactly = ["b", "a"], pool = "p", image = "i", repositories = ["O/a"]},
+ {exactly = ["a"], pool = "p", image = "i"},
+ {exactly = ["c", "c"], pool = "p", image = "i"},
+ {exactly = ["a"], pool = "p", image = "j"},
+ {exactly = ["a"], pool = "p", image = "j", owners = [4]},
+ {includes = ["a"], containing = ["a"], pool = "p", image = "i"},
+]
+"#;
+    let nobody = "this rule is for nobody: name owners or repositories, or leave both keys out for everybody's jobs";
+    let taken = "rule.exactly has \"a\", which an earlier rule has for the same jobs: keep one of them";
+    let expected =
+        [(7, nobody), (8, nobody), (9, nobody), (12, taken), (13, taken), (15, taken), (18, taken), (19, taken)];
+    assert_eq!(with_file(file), expected.map(|(line, what)| format!("rise.toml:{line}: {what}")));
 }
 
 #[test]

@@ -190,7 +190,7 @@ const PARTIES: [Party; 5] = [
 pub const BUILT_IN_JOBS: i64 = 240;
 
 /// The built-in capture, as ghfe would have written it: real bodies, 240 jobs of four organisations and a personal
-/// account over five pools within 20 minutes, every twelfth cancelled before it started.
+/// account over four pools within 20 minutes, every twelfth cancelled before it started.
 pub fn built_in() -> String {
     let start = Time(1_700_000_000_000);
     let mut github = GitHub::new(7);

@@ -18,9 +18,9 @@ const MAY_IMPORT: [(&str, &[&str]); 5] = [
     ("benches", &["adapters", "engine"]),
 ];
 
-fn metadata() -> Value {
+fn metadata(args: &[&str]) -> Value {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"]);
+    cargo.args(["metadata", "--format-version", "1", "--locked"]).args(args);
     let out = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap()
@@ -28,7 +28,7 @@ fn metadata() -> Value {
 
 /// Each package's dependencies: name and kind (normal, dev, build).
 fn dependencies() -> BTreeMap<String, BTreeSet<(String, String)>> {
-    let metadata = metadata();
+    let metadata = metadata(&["--no-deps", "--offline"]);
     let read = |package: &Value| {
         let all = package["dependencies"].as_array().unwrap().iter().map(|dependency| {
             let kind = dependency["kind"].as_str().unwrap_or("normal");
@@ -61,6 +61,35 @@ fn the_engine_depends_on_nothing() {
     let dependencies = dependencies();
     let built: Vec<_> = dependencies["engine"].iter().filter(|(_, kind)| kind != "dev").collect();
     assert!(built.is_empty(), "{built:?}");
+}
+
+/// "1.94" and "1.94.0" alike.
+fn version(text: &str) -> Vec<u32> {
+    let mut parts: Vec<u32> = text.split('.').map(|part| part.parse().unwrap()).collect();
+    parts.resize(3, 0);
+    parts
+}
+
+/// What a Rust of `rust-version` cannot build must not be locked. Of this machine's platform alone: what is built here is
+/// here, and nothing need be fetched.
+#[test]
+fn the_rust_version_is_enough_for_every_dependency() {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let out = Command::new(rustc).arg("-vV").output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+    let metadata = metadata(&["--filter-platform", host]);
+    let needs = |package: &Value| -> Option<(String, String)> {
+        let needed = package["rust_version"].as_str()?;
+        Some((format!("{} {}", package["name"].as_str()?, package["version"].as_str()?), needed.to_owned()))
+    };
+    let needed: BTreeMap<String, String> = metadata["packages"].as_array().unwrap().iter().filter_map(needs).collect();
+    assert!(needed.len() > 100, "the reading sees dependencies: {needed:?}");
+    let ours = &needed[concat!("sim ", env!("CARGO_PKG_VERSION"))];
+    let newer: Vec<_> = needed.iter().filter(|(_, needed)| version(needed) > version(ours)).collect();
+    assert!(newer.is_empty(), "rust-version is {ours}, and these need more: {newer:?}");
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    assert!(readme.contains(&format!("Rust ({ours} or later)")), "README.md says the same");
 }
 
 fn sources(dir: &Path, found: &mut Vec<(String, String)>) {

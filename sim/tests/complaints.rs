@@ -322,7 +322,11 @@ fn nobody_can_say_why_a_job_is_waiting() {
         assert_eq!(ctx.why(5).await?, "pool scw-em-rv1 is full: 2 of 2 places; number 2 in line");
         ctx.until("job 1 runs", Span::mins(1), async |ctx| ctx.job(1).await.status == Status::Running).await?;
         assert!(ctx.why(1).await?.starts_with("running on rise-riscv-runner-7-"));
-        assert_eq!(ctx.why(99).await?, "not waiting: it is neither pending nor running");
+        let gone = "not waiting: the job has ended, or no delivery has told of it: see /history of ghfe\n";
+        assert_eq!(ctx.ask_scheduler("/jobs/99/why").await?, (404, gone.to_owned()), "nobody has heard of it");
+        ctx.until("job 1 ends", Span::hours(1), async |ctx| ctx.job(1).await.status == Status::Completed).await?;
+        ctx.pass(Span::secs(1)).await?;
+        assert_eq!(ctx.ask_scheduler("/jobs/1/why").await?, (404, gone.to_owned()), "it has ended");
         Ok(())
     });
 }

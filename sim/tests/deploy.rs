@@ -67,7 +67,10 @@ fn two_of_each_process_are_deployed_and_may_do_nothing_else() {
         assert_eq!(security.allow_privilege_escalation, Some(false), "{process}");
         assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"], "{process}");
         assert_eq!(container.image.as_deref(), Some(process), "the overlays put the registry and the tag in");
-        assert!(container.env.unwrap().iter().all(|it| it.name == "LISTEN"), "{process}: no secret is in a manifest");
+        assert_eq!(container.image_pull_policy.as_deref(), Some("Always"), "{process}: its tags move");
+        let names: Vec<String> = container.env.unwrap().into_iter().map(|it| it.name).collect();
+        let known: &[&str] = if process == "ghfe" { &["LISTEN"] } else { &["LISTEN", "GLIBC_TUNABLES"] };
+        assert_eq!(names, known, "{process}: no secret is in a manifest");
     }
     for (overlay, prod, tag) in [("production", "\"true\"", "latest"), ("staging", "\"false\"", "staging")] {
         let overlay = &manifests(&format!("{overlay}/kustomization.yaml"))[0];
@@ -88,7 +91,8 @@ fn every_probe_is_answered() {
         for (process, address) in [("ghfe", ctx.service.ghfe), ("scheduler", ctx.service.scheduler)] {
             let (_, container) = container(process);
             let port = &container.ports.as_ref().unwrap()[0];
-            let listen = container.env.unwrap()[0].value.clone().unwrap();
+            let env = container.env.unwrap();
+            let listen = env.iter().find(|it| it.name == "LISTEN").unwrap().value.clone().unwrap();
             assert!(listen.ends_with(&format!(":{}", port.container_port)), "{process} listens where it is asked");
             for probe in [container.liveness_probe.unwrap(), container.readiness_probe.unwrap()] {
                 let get = probe.http_get.unwrap();

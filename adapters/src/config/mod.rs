@@ -3,12 +3,14 @@
 mod document;
 mod file;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
-
-use engine::{
-    ids::Realm,
-    policy::{Policy, Staging},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
 };
+
+use engine::{ids::Realm, policy::Policy};
 use kube::client::{AuthError, ConfigExt};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -43,7 +45,7 @@ pub struct Common {
     pub policy: Policy,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The store; `None` where the caller brings its own.
+    /// The store.
     pub postgres_url: SecretString,
     /// What to log, as an `env_filter` directive.
     pub log: String,
@@ -85,20 +87,26 @@ struct Reader<'a> {
     env: &'a Environment,
     read_file: &'a dyn Fn(&str) -> std::io::Result<String>,
     wrong: Vec<String>,
+    /// The owners with repositories that staging serves, by name.
+    staged: BTreeSet<String>,
 }
 
 impl<'a> Reader<'a> {
     fn new(env: &'a Environment, read_file: &'a dyn Fn(&str) -> std::io::Result<String>) -> Self {
-        Self { env, read_file, wrong: Vec::new() }
+        Self { env, read_file, wrong: Vec::new(), staged: BTreeSet::new() }
     }
 
     fn wrong(&mut self, what: impl Into<String>) {
         self.wrong.push(what.into());
     }
 
+    fn is_set(&self, name: &str) -> bool {
+        self.env.get(name).is_some_and(|value| !value.trim().is_empty())
+    }
+
     /// A variable that says something.
     fn get(&mut self, name: &str) -> Option<&'a str> {
-        let value = self.env.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())?;
+        let value = self.env.get(name).filter(|_| self.is_set(name))?;
         if value.contains(char::REPLACEMENT_CHARACTER) {
             self.wrong(format!("{name} is not text in UTF-8: write it anew"));
             return None;
@@ -180,8 +188,10 @@ impl<'a> Reader<'a> {
                 }
             },
         };
-        match file::read(&text, &name, realm) {
-            Ok(read) => Some(read),
+        let read = file::read(&text, &name, realm);
+        self.staged = read.staged;
+        match read.made {
+            Ok(made) => Some(made),
             Err(wrong) => {
                 self.wrong.extend(wrong);
                 None
@@ -262,10 +272,6 @@ pub fn log_filter(level: &str) -> String {
     }
 }
 
-fn staged_owners(policy: &Policy) -> Vec<&str> {
-    policy.owners.values().filter(|owner| owner.staging != Staging::No).map(|owner| owner.name.as_str()).collect()
-}
-
 #[cfg(feature = "postgres")]
 fn is_postgres(url: &str) -> bool {
     let scheme = url.starts_with("postgres://") || url.starts_with("postgresql://");
@@ -286,15 +292,15 @@ pub fn ghfe(
     let realm = reader.realm();
     let common = reader.common(realm);
     let secret = reader.need("GHAPP_WEBHOOK_SECRET", "the webhooks' shared secret").map(SecretString::from);
-    let staging_url = reader.url("STAGING_URL");
-    let prod_url = reader.url("PROD_URL");
-    let staged = common.as_ref().map_or_else(Vec::new, |(common, _, _)| staged_owners(&common.policy));
-    if realm == Realm::Prod && !staged.is_empty() && reader.get("STAGING_URL").is_none() {
+    let staged: Vec<String> = std::mem::take(&mut reader.staged).into_iter().collect();
+    if realm == Realm::Prod && !staged.is_empty() && !reader.is_set("STAGING_URL") {
         reader.wrong(format!(
             "STAGING_URL is not set: production forwards there what the configuration marks as staging's ({})",
             staged.join(", ")
         ));
     }
+    let staging_url = reader.url("STAGING_URL");
+    let prod_url = reader.url("PROD_URL");
     let capture = reader.get("CAPTURE").map(PathBuf::from);
     let made = common.zip(secret).map(|((common, _, _), webhook_secret)| GhfeConfig {
         common,
@@ -338,9 +344,8 @@ pub fn process_environment() -> Environment {
 
 /// The built-in policy of a realm, and its pods' settings. The built-in file is held to be right by a test.
 pub fn built_in(realm: Realm) -> Result<(Policy, PodSettings), ConfigErrors> {
-    file::read(BUILT_IN, "the built-in configuration", realm)
-        .map(|(policy, pods, _)| (policy, pods))
-        .map_err(ConfigErrors)
+    let made = file::read(BUILT_IN, "the built-in configuration", realm).made;
+    made.map(|(policy, pods, _)| (policy, pods)).map_err(ConfigErrors)
 }
 
 #[cfg(test)]

@@ -68,8 +68,10 @@ impl Capture {
     }
 
     pub(super) fn append(&self, headers: &HeaderMap, body: &Bytes, at: Time) {
-        if line(headers, body, at).is_none_or(|line| self.lines.try_send(Task::Append(line)).is_err()) {
-            note_loss(&self.lost);
+        match line(headers, body, at).map(|line| self.lines.try_send(Task::Append(line))) {
+            Some(Ok(())) => {}
+            Some(Err(_)) => note_loss(&self.lost, "too many lines wait for the disk"),
+            None => note_loss(&self.lost, "its body is not JSON"),
         }
     }
 }
@@ -97,7 +99,7 @@ fn write(mut file: File, waiting: &mpsc::Receiver<Task>, lost: &AtomicU64) {
             Task::Append(line) => {
                 if let Err(error) = file.write_all(&line) {
                     tracing::error!(%error, "the capture file cannot be written");
-                    note_loss(lost);
+                    note_loss(lost, "its line could not be written");
                 }
             }
             Task::Flush(done) => drop(done.send(())),
@@ -105,7 +107,8 @@ fn write(mut file: File, waiting: &mpsc::Receiver<Task>, lost: &AtomicU64) {
     }
 }
 
-fn note_loss(lost: &AtomicU64) {
+/// What is accepted need not be recorded: of pings and of events that this service ignores there is no row.
+fn note_loss(lost: &AtomicU64, why: &str) {
     let lost = lost.fetch_add(1, Ordering::Relaxed) + 1;
-    tracing::warn!(lost, "a delivery was recorded but not captured");
+    tracing::warn!(lost, why, "a delivery was accepted but not captured");
 }

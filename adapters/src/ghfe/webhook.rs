@@ -135,6 +135,8 @@ fn parse<'a, T: serde::Deserialize<'a>>(headers: &HeaderMap, body: &'a [u8]) -> 
         let form = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
         let what = match error.is_data() {
             true => "a field has a wrong type or value",
+            // JSON knows no largest number. The parser tells this from a mistake in the form by its words alone.
+            false if error.to_string().starts_with("number out of range") => "a number is out of range",
             false if form => "the body is not JSON: set the webhook's content type to application/json",
             false => "the body is not JSON",
         };

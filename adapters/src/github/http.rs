@@ -396,7 +396,7 @@ fn budget(headers: &http::HeaderMap, here: impl Fn(Time) -> Time) -> Option<Budg
     let count = |name| header(headers, name).and_then(|value| u32::try_from(value).ok());
     let reset_at = here(Time(header(headers, "x-ratelimit-reset")?.saturating_mul(1000)));
     let budget = Budget { limit: count("x-ratelimit-limit")?, remaining: count("x-ratelimit-remaining")?, reset_at };
-    Some(budget).filter(|_| core)
+    core.then_some(budget)
 }
 
 /// Success is what GitHub documents for the call, no other 2xx: anybody between here and GitHub can say 200.

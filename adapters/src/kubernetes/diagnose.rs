@@ -112,12 +112,50 @@ async fn events(client: &Client, namespace: &str, name: &WorkerName, uid: &PodUi
     let api: Api<Event> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().fields(&format!("involvedObject.name={name},involvedObject.uid={uid}"));
     let Some(list) = questions.ask("events", api.list(&params)).await else { return Value::Null };
-    let shown = list.items.into_iter().map(|event| {
-        json!({
-            "type": event.type_, "reason": event.reason, "message": event.message, "count": event.count,
-            "first_seen": event.first_timestamp.map(|at| at.0.to_string()),
-            "last_seen": event.last_timestamp.map(|at| at.0.to_string()),
-        })
-    });
-    shown.collect()
+    list.items.into_iter().map(show).collect()
+}
+
+/// Newer components leave `firstTimestamp`, `lastTimestamp` and `count` out and say the same in `eventTime` and `series`; an
+/// event without a series has been seen once.
+fn show(event: Event) -> Value {
+    let (series, at) = (event.series, event.event_time.map(|at| at.0));
+    let last = series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|at| at.0).or(at);
+    let count = event.count.or(series.and_then(|series| series.count)).or(at.map(|_| 1));
+    json!({
+        "type": event.type_, "reason": event.reason, "message": event.message, "count": count,
+        "first_seen": event.first_timestamp.map(|at| at.0).or(at).map(|at| at.to_string()),
+        "last_seen": event.last_timestamp.map(|at| at.0).or(last).map(|at| at.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_events_times_and_count_are_shown_in_whichever_fields_they_are() {
+        let (first, last) = ("2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z");
+        let micro = "2026-01-01T00:00:00.000000Z";
+        for (fields, expected) in [
+            (json!({ "firstTimestamp": first, "lastTimestamp": last, "count": 4 }), json!([first, last, 4])),
+            (
+                json!({ "firstTimestamp": null, "lastTimestamp": null, "eventTime": micro,
+                        "series": { "count": 4, "lastObservedTime": "2026-01-01T00:05:00.000000Z" } }),
+                json!([first, last, 4]),
+            ),
+            (json!({ "eventTime": micro }), json!([first, first, 1])),
+            (json!({ "eventTime": micro, "series": {} }), json!([first, first, 1])),
+            (
+                json!({ "firstTimestamp": first, "lastTimestamp": last, "count": 4, "eventTime": null }),
+                json!([first, last, 4]),
+            ),
+            (json!({}), json!([null, null, null])),
+        ] {
+            let mut event = json!({ "metadata": {}, "involvedObject": {}, "reason": "FailedScheduling" });
+            event.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            let shown = show(serde_json::from_value(event).unwrap());
+            assert_eq!(shown["reason"], "FailedScheduling");
+            assert_eq!(json!([shown["first_seen"], shown["last_seen"], shown["count"]]), expected, "{fields}");
+        }
+    }
 }

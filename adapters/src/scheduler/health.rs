@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 use engine::{
-    explain::Explanation,
+    explain::{Explanation, WaitingOn},
     ids::{JobId, Span, Time},
     snapshot::Snapshot,
 };
@@ -154,7 +154,7 @@ struct Shown {
 
 /// `GET /health`: 200 `ok` while the loop turns, 503 when it does not; in either case the headers say what it is, and
 /// whoever accepts JSON alone is shown all of it. `GET /status`: the same, always 200. `GET /jobs/{id}/why` (JSON; the
-/// leader answers).
+/// leader answers): what a pending or running job waits for; 404 for any other.
 ///
 /// Neither GitHub, Kubernetes nor Postgres being away makes it unhealthy: starting it anew would help nothing. Nor does
 /// standing by: a roll-out that waits until the new process leads, while the old one does, waits for ever.
@@ -209,6 +209,10 @@ async fn why(State(shown): State<Shown>, id: Result<Path<i64>, PathRejection>) -
         return unavailable();
     }
     let Ok(explanation) = explanation.await else { return unavailable() };
+    if explanation.waiting_on == WaitingOn::Nothing {
+        let message = "not waiting: the job has ended, or no delivery has told of it: see /history of ghfe\n";
+        return (StatusCode::NOT_FOUND, message).into_response();
+    }
     let body = serde_json::json!({ "job": id, "waiting_on": explanation.waiting_on.to_string() });
     Json(body).into_response()
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use engine::{
     decide::decide,
-    explain::explain,
+    explain::{WaitingOn, explain},
     facts::{Change, StoreError},
     ids::Time,
     snapshot::Snapshot,
@@ -73,6 +73,7 @@ pub(super) async fn lead(
         inbox,
         lost,
         questions: scheduler.health.take_inbox(),
+        rows_known: false,
         wake_at: None,
     };
     let end = term.run(stop).await;
@@ -99,6 +100,8 @@ struct Term<'a> {
     /// Until when leadership holds.
     lost: watch::Receiver<Instant>,
     questions: Option<mpsc::Receiver<Question>>,
+    /// Whether the store has been read in full: only then is an unknown job none.
+    rows_known: bool,
     wake_at: Option<Time>,
 }
 
@@ -167,6 +170,7 @@ impl Term<'_> {
         }
         self.snapshot.apply(Change::Jobs(changes.jobs), now);
         if let Some(asked_at) = synced {
+            self.rows_known = true;
             self.snapshot.apply(Change::StoreSynced { asked_at }, now);
         }
     }
@@ -191,7 +195,10 @@ impl Term<'_> {
         match question {
             Some(question) => {
                 let now = (self.scheduler.clock)();
-                let explanation = explain(&self.snapshot, &self.scheduler.policy, question.job, now);
+                let mut explanation = explain(&self.snapshot, &self.scheduler.policy, question.job, now);
+                if explanation.waiting_on == WaitingOn::Nothing && !self.rows_known {
+                    explanation.waiting_on = WaitingOn::Views { missing: vec!["jobs and workers"] };
+                }
                 // The asker may have gone.
                 let _ = question.answer.send(explanation);
             }

@@ -17,11 +17,16 @@ use adapters::{
     memory::MemoryStore,
     ports::{HistoryQuery, Store, system_clock},
 };
-use engine::{facts::Status, ids::Realm, policy::Policy};
+use engine::{
+    facts::{Job, Status},
+    ids::Realm,
+    policy::Policy,
+};
 use sim::{
     capture::{self, PlayedJob},
     harness::{Error, Models, Service, Setup},
     play::{self, Player, faster},
+    world::github::{Job as GitHubJob, JobState},
 };
 
 const USAGE: &str = "usage: cargo demo [-- OPTIONS]
@@ -30,7 +35,7 @@ const USAGE: &str = "usage: cargo demo [-- OPTIONS]
   --print-capture   print the built-in capture and end: for `cargo sim replay`
   --listen ADDR     where ghfe listens (default: a free loopback port)
   --speed X         time runs X times as fast (default 20; 1 to 200)
-POSTGRES_URL in the environment: keep the state there instead of in memory";
+POSTGRES_URL in the environment: keep the state there instead of in memory; a database takes a capture once";
 
 struct Options {
     once: bool,
@@ -83,8 +88,7 @@ async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_new(level).unwrap_or_default();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match play(options).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("demo: {error}");
             ExitCode::FAILURE
@@ -126,7 +130,7 @@ async fn store() -> Result<(Arc<dyn Store>, &'static str), Error> {
     }
 }
 
-async fn play(options: Options) -> Result<bool, Error> {
+async fn play(options: Options) -> Result<ExitCode, Error> {
     let text = match &options.capture {
         Some(path) => std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?,
         None => capture::built_in(),
@@ -134,6 +138,16 @@ async fn play(options: Options) -> Result<bool, Error> {
     let (policy, pods) = config::built_in(Realm::Prod)?;
     let (jobs, ignored) = capture::served(capture::read(&text)?, &policy)?;
     let (store, kept) = store().await?;
+    // What ended in an earlier play ends no more: nothing would be played, and all of it look completed.
+    let old = rows(&*store, &jobs, |_| true).await?.len();
+    if old > 0 {
+        eprintln!(
+            "demo: POSTGRES_URL names a database that has {old} of the capture's {} jobs already: name one without them, \
+             or play without POSTGRES_URL, which keeps the state in memory",
+            jobs.len()
+        );
+        return Ok(ExitCode::from(2));
+    }
     let cluster = play::cluster(options.speed, options.capture.is_none());
     let mut models = Models::start(play::github(&jobs, options.speed), cluster, system_clock()).await?;
     let setup = Setup {
@@ -166,7 +180,7 @@ async fn play(options: Options) -> Result<bool, Error> {
     if options.once {
         service.stop().await?;
     }
-    Ok(done)
+    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Plays to the end, and shows how it goes.
@@ -178,7 +192,7 @@ async fn run(models: &Models, store: &dyn Store, mut player: Player, once: bool)
             shown = Instant::now();
             show(store, &player).await?;
         }
-        let done = if player.is_over() { completed(store, player.jobs()).await? } else { 0 };
+        let done = if player.is_over() { completed(models, store, player.jobs()).await? } else { 0 };
         let all = done == player.jobs().len();
         let late = player.elapsed() > player.limit();
         if once && (all || late) {
@@ -192,18 +206,24 @@ async fn run(models: &Models, store: &dyn Store, mut player: Player, once: bool)
     }
 }
 
-/// How many of these jobs the store has as completed.
-async fn completed(store: &dyn Store, jobs: &[PlayedJob]) -> Result<usize, Error> {
-    let mut ids: BTreeSet<i64> = jobs.iter().map(|job| job.id).collect();
+/// How many of these jobs are completed, for GitHub and in the store.
+async fn completed(models: &Models, store: &dyn Store, jobs: &[PlayedJob]) -> Result<usize, Error> {
+    let recorded = rows(store, jobs, |job| job.status == Status::Completed).await?;
+    let ended = |job: &GitHubJob| matches!(job.state, JobState::Completed(_));
+    Ok(models.github.with(|github, _| recorded.iter().filter(|&id| github.jobs.get(id).is_some_and(ended)).count()))
+}
+
+/// Those of these jobs of which the store has such a row.
+async fn rows(store: &dyn Store, jobs: &[PlayedJob], is: impl Fn(&Job) -> bool) -> Result<BTreeSet<i64>, Error> {
+    let ids: BTreeSet<i64> = jobs.iter().map(|job| job.id).collect();
     let query = |page| HistoryQuery { start: None, end: None, page, per_page: 1000 };
-    let (mut page, mut completed) = (0, 0);
+    let (mut page, mut found) = (0, BTreeSet::new());
     loop {
         let part = store.history(query(page)).await.map_err(|error| format!("{error:?}"))?;
-        let done = part.jobs.iter().filter(|job| job.status == Status::Completed && ids.remove(&job.id.0));
-        completed += done.count();
+        found.extend(part.jobs.iter().filter(|job| ids.contains(&job.id.0) && is(job)).map(|job| job.id.0));
         page += 1;
         if u64::from(page) * 1000 >= part.total {
-            return Ok(completed);
+            return Ok(found);
         }
     }
 }

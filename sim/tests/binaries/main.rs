@@ -267,16 +267,23 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
     }
 }
 
-/// `demo --once` with POSTGRES_URL: ends 0 with every job completed, and the rows are as the specification says.
+/// The demo, to its end: exit code, output, errors.
+async fn run_demo(args: &[&str], postgres: Option<&str>) -> (Option<i32>, String, String) {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    demo.args(args).env_remove("POSTGRES_URL").envs(postgres.map(|url| ("POSTGRES_URL", url)));
+    demo.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    let out = tokio::task::spawn_blocking(move || demo.output().unwrap()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (out.status.code(), text(out.stdout), text(out.stderr))
+}
+
+/// `demo --once` with POSTGRES_URL: ends 0 with every job completed, and the rows are as the specification says. Run again
+/// on them it refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_on_postgres_leaves_the_specifications_rows() {
     let url = postgres::database().await;
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
-    demo.args(["--once", "--speed", "60"]).env("POSTGRES_URL", url.expose_secret());
-    demo.current_dir(env!("CARGO_TARGET_TMPDIR"));
-    let out = tokio::task::spawn_blocking(move || demo.output().unwrap()).await.unwrap();
-    let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert_eq!(out.status.code(), Some(0), "{text}\n{errors}");
+    let (code, text, errors) = run_demo(&["--once", "--speed", "60"], Some(url.expose_secret())).await;
+    assert_eq!(code, Some(0), "{text}\n{errors}");
     let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     let keys = ["jobs", "completed", "workers", "webhooks", "github_calls", "seconds"];
     let places = keys.map(|key| text.lines().last().unwrap().find(&format!("\"{key}\":")));
@@ -312,6 +319,21 @@ async fn the_demo_on_postgres_leaves_the_specifications_rows() {
     let reasons: Vec<String> = sqlx::query_scalar(reasons).fetch_all(&pool).await.unwrap();
     for reason in ["pod_failed", "pod_stuck_pending", "runner_never_registered"] {
         assert!(reasons.iter().any(|known| known == reason), "{reason} among {reasons:?}");
+    }
+
+    // A second time nothing would be played. One row is enough, whatever its status is.
+    for left in [sim::capture::BUILT_IN_JOBS, 1] {
+        let delete =
+            "DELETE FROM prod.jobs WHERE job_id NOT IN (SELECT job_id FROM prod.jobs ORDER BY job_id LIMIT $1)";
+        sqlx::query(delete).bind(left).execute(&pool).await.unwrap();
+        let (code, text, errors) = run_demo(&["--once", "--speed", "60"], Some(url.expose_secret())).await;
+        assert_eq!((code, text.as_str()), (Some(2), ""), "{errors}");
+        let expected = format!(
+            "demo: POSTGRES_URL names a database that has {left} of the capture's 240 jobs already: name one without them, \
+             or play without POSTGRES_URL, which keeps the state in memory\n"
+        );
+        assert_eq!(errors, expected);
+        assert_eq!(count("prod.jobs").await, left);
     }
 }
 
@@ -370,12 +392,8 @@ async fn the_demo_plays_what_a_running_ghfe_captured() {
     let kept = std::fs::read_to_string(&path).unwrap();
     assert_eq!(kept.lines().count(), sent + 4, "{kept}");
 
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
-    demo.args(["--once", "--speed", "60", "--capture"]).arg(&path).env_remove("POSTGRES_URL");
-    demo.current_dir(env!("CARGO_TARGET_TMPDIR"));
-    let out = tokio::task::spawn_blocking(move || demo.output().unwrap()).await.unwrap();
-    let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert_eq!(out.status.code(), Some(0), "{text}\n{errors}");
+    let (code, text, errors) = run_demo(&["--once", "--speed", "60", "--capture", path.to_str().unwrap()], None).await;
+    assert_eq!(code, Some(0), "{text}\n{errors}");
     let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((&report["jobs"], &report["completed"]), (&9.into(), &9.into()), "{text}");
     assert!(text.contains("4 more ask for labels that the service ignores: they are left out"), "{text}");

@@ -152,7 +152,8 @@ fn listings_select_and_page() {
             let found = bed.pods().list(&ListParams::default().labels(labels).fields(fields)).await.unwrap();
             assert_eq!(names(&found.items), expected, "{labels:?} {fields:?}");
         }
-        for (labels, fields) in [("", "spec.image=x"), ("a b", "")] {
+        let wrong = [("", "spec.image=x"), ("a b", ""), ("bad===x", ""), ("a=-b", ""), ("", "metadata.name===b")];
+        for (labels, fields) in wrong {
             let refused = bed.pods().list(&ListParams::default().labels(labels).fields(fields)).await.unwrap_err();
             let kube::Error::Api(status) = refused else { panic!("{refused}") };
             assert_eq!(status.code, 400, "{}", status.message);

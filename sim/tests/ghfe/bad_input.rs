@@ -26,46 +26,67 @@ fn without_numbers(text: &str) -> String {
     out
 }
 
+/// Whatever the event is, recorded or not: who it is from is looked at before what it says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_without_its_right_signature_is_refused() {
     test(async |bed| {
-        let text = body("queued", 1, ORG).to_string();
-        let right = signature(SECRET, text.as_bytes());
-        let digest = right.strip_prefix("sha256=").unwrap();
-        let of_another_body = signature(SECRET, b"{}");
-        let by_another_secret = signature("another secret", text.as_bytes());
-        let cases: Vec<(&str, Option<Vec<u8>>, u16, &str)> = vec![
-            ("none", None, 400, UNSIGNED),
-            ("empty", Some(b"".to_vec()), 400, UNSIGNED),
-            ("not text", Some(b"sha256=\xff\xfe".to_vec()), 400, UNSIGNED),
-            ("another secret's", Some(by_another_secret.into_bytes()), 401, FORGED),
-            ("another body's", Some(of_another_body.into_bytes()), 401, FORGED),
-            ("no prefix", Some(digest.as_bytes().to_vec()), 401, FORGED),
-            ("another prefix", Some(format!("sha1={digest}").into_bytes()), 401, FORGED),
-            ("prefix alone", Some(b"sha256=".to_vec()), 401, FORGED),
-            ("cut", Some(right.as_bytes()[..right.len() - 2].to_vec()), 401, FORGED),
-            ("half a digit pair", Some(right.as_bytes()[..right.len() - 1].to_vec()), 401, FORGED),
-            ("longer", Some(format!("{right}00").into_bytes()), 401, FORGED),
-            ("not hexadecimal", Some(format!("sha256={}", "z".repeat(64)).into_bytes()), 401, FORGED),
+        assert_eq!(bed.job(&body("queued", 1, ORG)).await, (200, "recorded".to_owned()));
+        let before = bed.whole_rows().await;
+        let queued = body("queued", 2, ORG).to_string();
+        let running = body("in_progress", 1, ORG).to_string();
+        let gone = json!({ "action": "deleted", "installation": { "id": 503 } }).to_string();
+        let events = [
+            ("workflow_job", &*queued),
+            ("workflow_job", &*running),
+            ("installation", &*gone),
+            ("ping", "{}"),
+            ("push", "{}"),
+            ("workflow_job", "not JSON"),
         ];
-        for (name, given, status, message) in cases {
-            let mut request = bed.delivery("workflow_job", text.clone());
-            request.headers_mut().remove("x-hub-signature-256");
-            if let Some(given) = given {
-                request.headers_mut().insert("x-hub-signature-256", given.as_slice().try_into().unwrap());
+        for (event, text) in events {
+            let right = signature(SECRET, text.as_bytes());
+            let digest = right.strip_prefix("sha256=").unwrap();
+            let of_another_body = signature(SECRET, b"another body");
+            let by_another_secret = signature("another secret", text.as_bytes());
+            let cases: Vec<(&str, Option<Vec<u8>>, u16, &str)> = vec![
+                ("none", None, 400, UNSIGNED),
+                ("empty", Some(b"".to_vec()), 400, UNSIGNED),
+                ("not text", Some(b"sha256=\xff\xfe".to_vec()), 400, UNSIGNED),
+                ("another secret's", Some(by_another_secret.into_bytes()), 401, FORGED),
+                ("another body's", Some(of_another_body.into_bytes()), 401, FORGED),
+                ("no prefix", Some(digest.as_bytes().to_vec()), 401, FORGED),
+                ("another prefix", Some(format!("sha1={digest}").into_bytes()), 401, FORGED),
+                ("prefix alone", Some(b"sha256=".to_vec()), 401, FORGED),
+                ("cut", Some(right.as_bytes()[..right.len() - 2].to_vec()), 401, FORGED),
+                ("half a digit pair", Some(right.as_bytes()[..right.len() - 1].to_vec()), 401, FORGED),
+                ("longer", Some(format!("{right}00").into_bytes()), 401, FORGED),
+                ("not hexadecimal", Some(format!("sha256={}", "z".repeat(64)).into_bytes()), 401, FORGED),
+            ];
+            for (name, given, status, message) in cases {
+                let mut request = bed.delivery(event, text.to_owned());
+                request.headers_mut().remove("x-hub-signature-256");
+                if let Some(given) = given {
+                    request.headers_mut().insert("x-hub-signature-256", given.as_slice().try_into().unwrap());
+                }
+                let answer = bed.send(request).await;
+                assert_eq!((answer.status, answer.text.as_str()), (status, message), "{event}: {name}");
             }
-            let answer = bed.send(request).await;
-            assert_eq!((answer.status, answer.text.as_str()), (status, message), "{name}");
         }
-        let mut request = bed.delivery("workflow_job", text.clone());
+        let mut request = bed.delivery("workflow_job", queued.clone());
         request.headers_mut().remove("x-github-event");
         let answer = bed.send(request).await;
         assert_eq!((answer.status, answer.text.as_str()), (400, "the header X-GitHub-Event is missing\n"));
-        assert_eq!(bed.rows().await, []);
-        let mut request = bed.delivery("workflow_job", text);
-        let upper = format!("sha256={}", digest.to_uppercase());
-        request.headers_mut().insert("x-hub-signature-256", upper.try_into().unwrap());
+        assert_eq!(bed.whole_rows().await, before, "no job came, went on or was failed");
+        let mut request = bed.delivery("workflow_job", queued.clone());
+        let upper = signature(SECRET, queued.as_bytes()).replace("sha256=", "").to_uppercase();
+        request.headers_mut().insert("x-hub-signature-256", format!("sha256={upper}").try_into().unwrap());
         assert_eq!(bed.send(request).await.status, 200, "hexadecimal digits have two cases");
+        assert_eq!(bed.rows().await, [(1, "pending".to_owned()), (2, "pending".to_owned())]);
+        // With their signatures they do something.
+        assert_eq!(bed.deliver("workflow_job", running).await.text, "recorded");
+        let answer = bed.deliver("installation", gone).await;
+        assert!(answer.text.starts_with("1 pending jobs failed: "), "{}", answer.text);
+        assert_eq!(bed.rows().await, [(1, "running".to_owned()), (2, "failed".to_owned())]);
     })
     .await;
 }
@@ -119,8 +140,13 @@ async fn a_body_over_the_limit_is_refused_before_it_is_taken_in() {
 async fn what_is_not_json_is_refused() {
     const NOT_JSON: &str = "the body is not JSON, at line # column #\n";
     const WRONG: &str = "a field has a wrong type or value, at line # column #\n";
+    const RANGE: &str = "workflow_job.id must be a whole number from # to #\n";
+    const LARGE: &str = "a number is out of range, at line # column #\n";
     test(async |bed| {
         let good = body("queued", 1, ORG).to_string();
+        let power = |exponent: i32| good.replacen("\"id\":1,", &format!("\"id\":1e{exponent},"), 1);
+        let digits = good.replacen("\"id\":1,", &format!("\"id\":1{},", "0".repeat(400)), 1);
+        assert!(power(400) != good && digits != good);
         let nested = format!("{{\"action\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
         let beside = format!("{{\"other\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
         let twice = good.replacen("\"action\":", "\"action\":\"queued\",\"action\":", 1);
@@ -131,6 +157,9 @@ async fn what_is_not_json_is_refused() {
             ("not UTF-8", b"{\"action\":\"\xff\"}".to_vec(), 400, NOT_JSON),
             ("half a surrogate pair", b"{\"action\":\"\\ud800\"}".to_vec(), 400, NOT_JSON),
             ("a number", b"5".to_vec(), 400, WRONG),
+            ("an id of 401 digits", digits.into_bytes(), 400, LARGE),
+            ("an id beyond all floating point", power(400).into_bytes(), 400, LARGE),
+            ("and one within", power(300).into_bytes(), 400, RANGE),
             ("null", b"null".to_vec(), 400, WRONG),
             ("a list", b"[]".to_vec(), 400, WRONG),
             ("a field twice", twice.into_bytes(), 400, WRONG),

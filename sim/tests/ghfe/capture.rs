@@ -95,3 +95,29 @@ async fn deliveries_at_once_give_whole_lines() {
     )
     .await;
 }
+
+/// What is accepted whatever its body is, and ignored, cannot always be kept: it is counted, and told as what it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_delivery_that_is_not_json_is_counted_and_nobody_says_it_was_recorded() {
+    let path = file("capture-not-json.jsonl");
+    let capture = Capture::open(&path).unwrap();
+    let kept = capture.clone();
+    test_with(
+        |ghfe| ghfe.capture = Some(kept),
+        async |bed: Bed| {
+            assert_eq!(bed.deliver("ping", "not JSON").await.status, 200);
+            assert_eq!(bed.deliver("push", "").await.status, 200);
+            assert_eq!(bed.deliver("push", "{}").await.status, 200);
+            assert_eq!(lines(&path, &capture).len(), 1);
+            assert_eq!(capture.lost(), 2);
+            let log = bed.log();
+            let told: Vec<Value> = log.lines().filter(|it| it.contains("captured")).flat_map(serde_json::from_str).collect();
+            let told: Vec<&Value> = told.iter().map(|line| &line["fields"]).collect();
+            let expected = |lost: u64| {
+                json!({ "message": "a delivery was accepted but not captured", "lost": lost, "why": "its body is not JSON" })
+            };
+            assert_eq!(told, [&expected(1), &expected(2)]);
+        },
+    )
+    .await;
+}

@@ -160,8 +160,8 @@ async fn bodies_that_there_is_no_room_for_are_shed_at_once_and_counted() {
         let mut slow = TcpStream::connect(bed.address).await.unwrap();
         let head = "POST / HTTP/1.1\r\nhost: ghfe\r\nx-github-event: workflow_job\r\nx-hub-signature-256: none\r\n\
                     content-length: 20000000\r\n\r\nlittle";
-        slow.write_all(head.as_bytes()).await.unwrap();
         let before = held();
+        slow.write_all(head.as_bytes()).await.unwrap();
         while held() < before + "little".len() {
             tokio::task::yield_now().await;
         }

@@ -73,8 +73,21 @@ impl Selector {
             if !known {
                 return Err(format!("field label not supported: {field}"));
             }
-            if matches!(test, Test::Exists | Test::Absent) {
-                return Err(format!("invalid selector: '{field}'; can't understand '{field}'"));
+            match test {
+                Test::Exists | Test::Absent => {
+                    return Err(format!("invalid selector: '{field}'; can't understand '{field}'"));
+                }
+                Test::In(values) | Test::NotIn(values) => {
+                    if let Some(value) = values.iter().find(|value| value.contains('=')) {
+                        return Err(format!("invalid field selector: unescaped character in value: {value}"));
+                    }
+                }
+            }
+        }
+        for (_, test) in &labels {
+            let (Test::In(values) | Test::NotIn(values)) = test else { continue };
+            if let Some(value) = values.iter().find(|value| !is_label_value(value)) {
+                return Err(format!("unable to parse requirement: {value:?} is no valid label value"));
             }
         }
         Ok(Self { labels, fields })
@@ -93,6 +106,14 @@ impl Selector {
         self.labels.iter().all(|(name, test)| test.holds(label(name)))
             && self.fields.iter().all(|(path, test)| test.holds(Some(&field(path))))
     }
+}
+
+/// Nothing, or letters, digits, dots, dashes and underscores between a letter or digit and another, 63 at most.
+fn is_label_value(value: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    let legal = |c: char| plain(c) || matches!(c, '.' | '-' | '_');
+    value.is_empty()
+        || value.len() <= 63 && value.starts_with(plain) && value.ends_with(plain) && value.chars().all(legal)
 }
 
 /// Splits `a=b,c!=d,e in (f,g),h,!i` into its terms.
@@ -166,6 +187,12 @@ mod tests {
             ("", "metadata.name=a,spec.hostNetwork=false", Ok(true)),
             ("", "spec.image=x", Err("field label not supported: spec.image".to_owned())),
             ("a b", "", Err("unable to parse requirement: a b".to_owned())),
+            ("gone=", "", Ok(false)),
+            ("bad===x", "", Err("unable to parse requirement: \"=x\" is no valid label value".to_owned())),
+            ("app=x=y", "", Err("unable to parse requirement: \"x=y\" is no valid label value".to_owned())),
+            ("app!==x", "", Err("unable to parse requirement: \"=x\" is no valid label value".to_owned())),
+            ("app in (x,-y)", "", Err("unable to parse requirement: \"-y\" is no valid label value".to_owned())),
+            ("", "metadata.name===a", Err("invalid field selector: unescaped character in value: =a".to_owned())),
             ("app in (w", "", Err("unable to parse requirement: app in (w".to_owned())),
         ] {
             let found = Selector::parse(Kind::Pod, Some(labels), Some(fields)).map(|it| it.matches(&pod));
