@@ -3,6 +3,7 @@
 use alloc::{
     string::{String, ToString},
     sync::Arc,
+    vec,
     vec::Vec,
 };
 use core::fmt;
@@ -125,10 +126,15 @@ pub struct Explanation {
     pub waiting_on: WaitingOn,
 }
 
+/// How the view of the store's rows is called.
+const ROWS: &str = "jobs and workers";
+
 /// Explains one job as of `now`. Reads only; the cost is that of its group and of its pool's line.
 pub fn explain(snapshot: &Snapshot, policy: &Policy, job: JobId, now: Time) -> Explanation {
     let waiting_on = match snapshot.jobs.get(&job) {
         Some(entry) => waiting_on(snapshot, policy, job, entry, now),
+        // Only a reading of all rows tells that there is none.
+        None if snapshot.synced_at.is_none() => WaitingOn::Views { missing: vec![ROWS] },
         None => WaitingOn::Nothing,
     };
     Explanation { job, waiting_on }
@@ -235,7 +241,7 @@ fn refused(worker: &WorkerEntry, by: Refuser) -> Option<WaitingOn> {
 }
 
 fn missing_views(s: &Snapshot) -> Vec<&'static str> {
-    let views = [(s.synced_at.is_some(), "jobs and workers"), (s.pods_at.is_some(), "pods"), (s.nodes_known, "nodes")];
+    let views = [(s.synced_at.is_some(), ROWS), (s.pods_at.is_some(), "pods"), (s.nodes_known, "nodes")];
     views.into_iter().filter(|(known, _)| !known).map(|(_, name)| name).collect()
 }
 

@@ -71,12 +71,19 @@ fn views_that_are_missing_are_named() {
         (Change::Pods(PodListing { asked_at: START, pods: vec![] }), vec!["pods", "nodes"]),
         (Change::Nodes(vec![]), vec!["nodes"]),
     ];
+    let unknown = |snapshot: &Snapshot| explain(snapshot, &policy, JobId(2), START).waiting_on;
+    assert_eq!(
+        unknown(&snapshot),
+        WaitingOn::Views { missing: vec!["jobs and workers"] },
+        "it may be in a row not read yet"
+    );
     for (change, missing) in steps {
         let said = explain(&snapshot, &policy, JobId(1), START).waiting_on;
         assert_eq!(said, WaitingOn::Views { missing });
         snapshot.apply(change, START);
     }
     assert!(!matches!(explain(&snapshot, &policy, JobId(1), START).waiting_on, WaitingOn::Views { .. }));
+    assert_eq!(unknown(&snapshot), WaitingOn::Nothing);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use engine::{
     decide::decide,
-    explain::{WaitingOn, explain},
+    explain::explain,
     facts::{Change, StoreError},
     ids::Time,
     snapshot::Snapshot,
@@ -73,7 +73,6 @@ pub(super) async fn lead(
         inbox,
         lost,
         questions: scheduler.health.take_inbox(),
-        rows_known: false,
         wake_at: None,
     };
     let end = term.run(stop).await;
@@ -100,8 +99,6 @@ struct Term<'a> {
     /// Until when leadership holds.
     lost: watch::Receiver<Instant>,
     questions: Option<mpsc::Receiver<Question>>,
-    /// Whether the store has been read in full: only then is an unknown job none.
-    rows_known: bool,
     wake_at: Option<Time>,
 }
 
@@ -170,7 +167,6 @@ impl Term<'_> {
         }
         self.snapshot.apply(Change::Jobs(changes.jobs), now);
         if let Some(asked_at) = synced {
-            self.rows_known = true;
             self.snapshot.apply(Change::StoreSynced { asked_at }, now);
         }
     }
@@ -195,10 +191,7 @@ impl Term<'_> {
         match question {
             Some(question) => {
                 let now = (self.scheduler.clock)();
-                let mut explanation = explain(&self.snapshot, &self.scheduler.policy, question.job, now);
-                if explanation.waiting_on == WaitingOn::Nothing && !self.rows_known {
-                    explanation.waiting_on = WaitingOn::Views { missing: vec!["jobs and workers"] };
-                }
+                let explanation = explain(&self.snapshot, &self.scheduler.policy, question.job, now);
                 // The asker may have gone.
                 let _ = question.answer.send(explanation);
             }
