@@ -101,6 +101,21 @@ const CASES: &[Case] = &[
         assert_eq!(step(bench), "none");
         assert!(bench.why(&Reason::WorkerFailed(WorkerFailure::Surplus)).is_some());
     }),
+    ("it ends for want of a job and nobody says whether that is written: it ends, though a job waits again", |bench| {
+        let name = reserved(bench);
+        bench.apply(Change::Job(Job { status: Status::Completed, ..job(1, 1) }));
+        answer(bench, "reserve", done());
+        let failed = Reason::WorkerFailed(WorkerFailure::Surplus);
+        let write = bench.why(&failed).expect("nobody needs it");
+        bench.answer(write.id, Outcome::Written(Err(StoreError::Unavailable { message: "away".into() })));
+        bench.apply(Change::Job(job(2, 1)));
+        bench.decide();
+        assert_ne!(step(bench), "mint");
+        bench.tick(Span::secs(5));
+        assert_ne!(step(bench), "mint");
+        let again = bench.why(&failed).expect("it is repeated");
+        assert!(matches!(again.action, Action::Write { write, .. } if write.worker() == Some(&name)));
+    }),
     ("JIT refused: again after a pause", |bench| {
         reserved(bench);
         answer(bench, "reserve", done());

@@ -272,6 +272,17 @@ const CASES: &[Case] = &[
         }
         let _ = bench;
     }),
+    ("its pod vanishes meanwhile: it ends as vanished", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        let reason = Reason::RunnerBeforePod(F::RunnerNeverRegistered);
+        let chosen = bench.until(&reason, Some(OFFLINE), Span::mins(10)).expect("it never registers");
+        let gone = pod(OURS, PodPhase::Running, START);
+        bench.apply(Change::PodGone { name: gone.name, uid: gone.uid });
+        bench.answer(chosen.id, Outcome::RunnerDeleted(away()));
+        bench.decide();
+        assert_eq!(bench.why(&Reason::WorkerFailed(F::RunnerNeverRegistered)), None);
+        assert!(bench.until(&Reason::WorkerFailed(F::PodVanished), Some(OFFLINE), Span::mins(10)).is_some());
+    }),
     ("its deletion was not answered: it is tried again, and nothing else is done to it", |bench| {
         bench.find_worker(Status::Running, PodPhase::Running);
         let reason = Reason::RunnerBeforePod(F::Surplus);

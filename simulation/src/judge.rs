@@ -793,15 +793,12 @@ impl Sim {
             // All that wait are asked about in turn.
             let round = self.jobs_of(account) * MINUTE / a_minute.max(1);
             // While its account is poor a job's time does not run; an hour must do all the same.
-            let limit = match status {
-                _ if ours => ENDED + turns,
-                Status::Pending => (ENDED + turns + round).min(SWEPT),
-                _ => SWEPT,
-            };
+            let asked = ENDED + turns + round;
+            let limit = if ours || status == Status::Pending { asked } else { asked.max(SWEPT) };
             for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
                 self.hold("L2 ended", key, holds, limit, |_| format!("job {id} has ended and its row says {status:?}"));
             }
-            for (key, holds, limit) in [(id, waits && !poor, SWEPT), (-id, waits, SWEPT + HOUR)] {
+            for (key, holds, limit) in [(id, waits && !poor, asked.max(SWEPT)), (-id, waits, asked + HOUR)] {
                 self.hold("L2 requeued", key, holds, limit, |_| format!("job {id} is queued again and its row runs"));
             }
         }

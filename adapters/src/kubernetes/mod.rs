@@ -35,6 +35,7 @@ use kube::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use tokio::time::timeout;
 
 use pod::{APP_LABEL, APP_VALUE, BOARD_NODE_LABEL, JIT_KEY};
 pub use pod::{PodSettings, label_value};
@@ -46,6 +47,8 @@ use crate::{
 
 /// Pods of a listing page.
 const PAGE: u32 = 500;
+/// A call that has no answer by then has none: the API server itself gives one up after a minute.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// The pause after a broken watch, and the longest one: a cluster that comes back is seen within half a minute.
 const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
 
@@ -66,6 +69,20 @@ pub fn connect(mut config: kube::Config) -> kube::Result<Client> {
     Client::try_from(config)
 }
 
+/// The same client with a limit for the head of every answer, so that no watch waits for its start for ever while the view
+/// grows old. What follows the head, a watch's events, has none here.
+fn answering(client: Client, limit: Duration) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = tower::service_fn(move |request| {
+        let client = client.clone();
+        async move {
+            let answer = timeout(limit, client.send(request)).await;
+            answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
+        }
+    });
+    Client::new(service, namespace)
+}
+
 /// The production client.
 pub struct KubernetesClient {
     client: Client,
@@ -82,6 +99,7 @@ impl KubernetesClient {
 
     /// The same, with another limit for a diagnosis as a whole; no question of it takes longer than half of that.
     pub fn with_patience(client: Client, settings: PodSettings, clock: Clock, patience: Duration) -> Arc<Self> {
+        let client = answering(client, HEAD_LIMIT);
         Arc::new(Self { client, settings, clock, patience })
     }
 
@@ -401,4 +419,35 @@ pub async fn first_view(cluster: &dyn Cluster) -> Option<(PodListing, Vec<NodeFa
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_whose_answer_does_not_begin_is_over_and_what_follows_the_beginning_is_waited_for() {
+        let limit = Duration::from_millis(50);
+        let service = tower::service_fn(|request: http::Request<Body>| async move {
+            if request.uri().path() == "/never" {
+                std::future::pending::<()>().await;
+            }
+            // The rest of the answer comes after the limit.
+            let late = async {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                Ok::<_, std::convert::Infallible>(http_body::Frame::data(bytes::Bytes::from_static(b"late")))
+            };
+            let body = http_body_util::StreamBody::new(stream::once(Box::pin(late)));
+            Ok::<_, kube::Error>(http::Response::new(body))
+        });
+        let client = answering(Client::new(service, "ours"), limit);
+        assert_eq!(client.default_namespace(), "ours");
+        let ask = |path| client.send(http::Request::get(path).body(Body::empty()).unwrap());
+        let error = ask("/never").await.unwrap_err();
+        assert!(error.to_string().contains("no answer in time"), "{error}");
+        let body = ask("/late").await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(&*body, b"late");
+    }
 }

@@ -44,7 +44,13 @@ fn step(turn: &mut Turn<'_>, name: &WorkerName) {
     }
     match worker.stage.clone() {
         Stage::Reserving => reserve_again(turn, name),
-        Stage::Reserved if is_needless(turn, name) => fail(turn, name, WorkerFailure::Surplus, None),
+        Stage::Reserved if is_needless(turn, name) => {
+            // The write may be made though its answer is lost: from now on it ends, whatever is needed then.
+            if let Some(worker) = turn.s.workers.get_mut(name) {
+                worker.removing = Some(WorkerFailure::Surplus);
+            }
+            fail(turn, name, WorkerFailure::Surplus, None);
+        }
         Stage::Reserved => mint(turn, name, expires),
         Stage::Minted => pod(turn, name),
         Stage::PodMade(uid) => {

@@ -186,12 +186,13 @@ fn remove(turn: &mut Turn<'_>, name: &WorkerName, failure: WorkerFailure) {
         give_up_removal(turn, name);
         return;
     }
-    let ended = pod.as_ref().is_some_and(|(_, phase)| phase.is_ended());
+    let ran = worker.row.status == Status::Running;
+    let ended = pod.as_ref().map_or(ran, |(_, phase)| phase.is_ended());
     let unregistered = worker.runner_gone_at.is_some_and(|at| at > since);
     let of_runner =
         matches!(failure, WorkerFailure::Surplus | WorkerFailure::RunnerLost | WorkerFailure::RunnerNeverRegistered);
     if of_runner && ended && !unregistered {
-        // It ended by itself, perhaps of a job that nobody told of: its pod's phase says how.
+        // It ended by itself, perhaps of a job that nobody told of: its pod's phase says how, or that it vanished.
         if let Some(worker) = turn.s.workers.get_mut(name) {
             worker.removing = None;
         }

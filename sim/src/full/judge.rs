@@ -341,7 +341,8 @@ fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure:
         WorkerFailure::RunnerNeverRegistered => (Some(Rare::NeverRegistered), busy),
         WorkerFailure::RunnerLost => (Some(Rare::RunnerLost), busy),
         WorkerFailure::PodStuckPending => (Some(Rare::StuckPending), busy),
-        WorkerFailure::ProvisioningInterrupted => (Some(Rare::InterruptedWorkerFailed), busy),
+        // GitHub shows the runner of a pod that vanished as busy for a while.
+        WorkerFailure::ProvisioningInterrupted => (Some(Rare::InterruptedWorkerFailed), busy && alive),
         WorkerFailure::Surplus => (Some(if existed { Rare::SurplusRetired } else { Rare::SurplusBeforeStart }), busy),
         WorkerFailure::JitRefused => (Some(Rare::JitGivenUp), false),
         WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
@@ -458,6 +459,12 @@ pub fn reinstalled(world: &World, account: i64) {
 pub fn blocked(world: &World, account: i64) -> Option<i64> {
     let left = lock(&world.judge).blocked.get(&account)? - world.now();
     (left > 0).then_some((left + SECOND - 1) / SECOND)
+}
+
+/// A process's clock is about to jump: what is over by it is over, however late it is by the new one.
+pub fn clock_jumps(world: &World, node: Node) {
+    let own = (world.clock(node))().0;
+    lock(&world.judge).told.retain(|(caller, ..), (_, until)| *caller != node || own < *until);
 }
 
 /// S14 for a call that arrives.
@@ -929,11 +936,8 @@ impl Look<'_> {
                 };
                 let round = open.filter(of_it).count() as i64 * MINUTE / a_minute;
                 // While its account is poor a job's time does not run; an hour must do all the same.
-                let limit = match row.status {
-                    _ if ours => ENDED,
-                    Status::Pending => (ENDED + round).min(SWEPT),
-                    _ => SWEPT,
-                };
+                let asked = ENDED + round;
+                let limit = if ours || row.status == Status::Pending { asked } else { asked.max(SWEPT) };
                 let late = done && !row.status.is_ended();
                 for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
                     self.hold("L2 ended", key, holds, limit, || {
@@ -941,7 +945,7 @@ impl Look<'_> {
                     });
                 }
                 let waits = job.state == JobState::Queued && row.status == Status::Running && !row.is_requeued();
-                for (key, holds, limit) in [(id, waits && !poor, SWEPT), (-id, waits, SWEPT + HOUR)] {
+                for (key, holds, limit) in [(id, waits && !poor, asked.max(SWEPT)), (-id, waits, asked + HOUR)] {
                     self.hold("L2 requeued", key, holds, limit, || {
                         format!("job {id} is queued again and its row runs")
                     });

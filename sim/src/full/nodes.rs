@@ -130,8 +130,8 @@ fn scheduler(world: &Arc<World>, node: Node) -> Result<Scheduler, Error> {
         host_network: Default::default(),
     };
     let dial = |to| Dial { world: world.clone(), from: node, to };
-    let kube = bridge::enter(|| kube::Client::new(dial(Node::Cluster), "default"));
-    let cluster = Arc::new(Bridged(KubernetesClient::new(kube, settings, clock.clone())));
+    let kube = || kube::Client::new(dial(Node::Cluster), "default");
+    let cluster = Arc::new(Bridged(bridge::enter(|| KubernetesClient::new(kube(), settings, clock.clone()))));
     let base =
         octocrab::service::middleware::base_uri::BaseUriLayer::new(http::Uri::from_static("http://api.github.com"));
     let crab = octocrab::OctocrabBuilder::new_empty()
@@ -324,6 +324,7 @@ pub fn jump(world: &World, node: Node, by: i64) {
         Node::Scheduler(_) => world.fault(Fault::ClockJumped),
         _ => world.more(More::GhfeClockJumped),
     }
+    super::judge::clock_jumps(world, node);
     world.jump(node, by);
 }
 
