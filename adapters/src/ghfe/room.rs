@@ -35,9 +35,9 @@ pub(super) struct Place {
 }
 
 impl Default for Room {
-    /// 192 MiB: some 20,000 of GitHub's usual bodies, and less than half of the memory that `deploy/` grants.
+    /// 128 MiB: some 13,000 of GitHub's usual bodies, and a quarter of the memory that `deploy/` grants.
     fn default() -> Self {
-        Self::new(192 << 20)
+        Self::new(128 << 20)
     }
 }
 
