@@ -98,6 +98,8 @@ pub struct Judge {
     requeued: BTreeSet<JobId>,
     held: BTreeMap<(&'static str, i64), i64>,
     last_change: i64,
+    /// Pods that calls made whose callers had given them up, and when.
+    late_pods: BTreeMap<String, i64>,
     /// Since when all is done, and whether that is so of accounts in trouble as well.
     done_at: Option<(i64, bool)>,
 }
@@ -107,6 +109,8 @@ pub struct Judge {
 struct Untold {
     /// How often in a row.
     times: u32,
+    /// When it last was, not counting those of the same minute.
+    last: Option<i64>,
     /// Until when it is advised to wait.
     until: i64,
     /// When a call was answered since.
@@ -425,12 +429,14 @@ pub fn untold(world: &World, account: i64) {
     let now = world.now();
     let mut judge = lock(&world.judge);
     let untold = judge.untold.entry(account).or_default();
-    // A request of several calls is one to the engine: it hears of its end, and not of what was answered before.
+    // A request of several calls is one to the engine: it hears of its end, and not of what was answered before. Answers
+    // of one moment come in any order; so what is refused a minute later is a further refusal, whatever pause was due.
     let over = untold.answered.take().is_some_and(|at| now - at > REQUEST);
     untold.times = if over { 0 } else { untold.times };
-    if now >= untold.until {
-        untold.until = now + (MINUTE << untold.times.min(5));
+    if untold.last.is_none_or(|last| now - last >= MINUTE - SECOND) {
+        untold.until = untold.until.max(now + (MINUTE << untold.times.min(5)));
         untold.times += 1;
+        untold.last = Some(now);
     }
 }
 
@@ -662,7 +668,19 @@ fn pod_created(world: &World, call: &Call, late: bool) {
         judge.offered.iter().filter_map(|(_, all)| all.get(pool)).max().copied().unwrap_or(0)
     };
     let most = recent.max(now_offered);
-    if live > most && late {
+    // A call that its caller had given up took effect a moment before: whoever places now may not have seen it yet.
+    let unseen = {
+        let mut judge = lock(&world.judge);
+        if late {
+            judge.late_pods.insert(name.to_owned(), now);
+        }
+        let fresh = |(key, pod): &(&Key, &crate::world::kubernetes::Pod)| {
+            let came = judge.late_pods.get(&key.name).is_some_and(|at| now - at < VIEW_LAG);
+            came && !is_ended(pod.phase) && board(pod) == pool
+        };
+        world.cluster.peek(|cluster| cluster.pods.iter().filter(fresh).count() as i64)
+    };
+    if live > most && (late || live - unseen <= most) {
         // Its caller had given it up, and its place was given to another: it is deleted as an orphan.
         world.rare(Rare::LatePod);
     } else if live > most {
