@@ -90,7 +90,7 @@ struct Limits {
 }
 
 impl Default for Limits {
-    /// At most 128 MiB in all.
+    /// At most 128 MiB in all: while a part of a body is being copied, its connection has a second buffer.
     fn default() -> Self {
         Self { connections: 8192, buffer: 8 << 10, head: Duration::from_secs(30) }
     }
