@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use engine::{
@@ -20,6 +21,7 @@ use octocrab::Octocrab;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::ports::Clock;
 
@@ -30,6 +32,9 @@ const TOKEN_MARGIN: Span = Span::mins(5);
 /// An App's token: issued a minute in the past, for clocks that differ; GitHub allows ten minutes at most.
 const JWT_BACK: i64 = 60;
 const JWT_FORWARD: i64 = 540;
+/// A request goes on for so long though its caller gives it up before: GitHub's word to wait, in its answer, is for those
+/// that come after it too (S14).
+const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 /// How often a call is sent on to where it has moved.
 const REDIRECTS: usize = 3;
 /// Seconds that the two clocks may differ by before it matters: half of what a token's issue time allows for.
@@ -96,6 +101,10 @@ struct Reply {
     status: u16,
     headers: http::HeaderMap,
     body: bytes::Bytes,
+    /// What GitHub's clock showed.
+    date: Option<Time>,
+    /// It is a refusal because of limits; until when, if it says so.
+    limited: Option<Option<Time>>,
 }
 
 impl Caller {
@@ -153,6 +162,27 @@ impl Caller {
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         let known = pauses.entry(who).or_insert(until);
         *known = until.max(*known);
+    }
+
+    /// One request and its whole answer. What the answer tells for those that come after is noted here.
+    async fn exchange(self, who: As, request: http::Request<String>) -> Result<Reply, GitHubError> {
+        let response = self.crab.execute(request).await.map_err(|error| unavailable(&root_cause(&error)))?;
+        let (parts, body) = response.into_parts();
+        let date = date(&parts.headers);
+        if let Some(date) = date {
+            self.compare_clocks(date);
+        }
+        let body = Limited::new(body, BODY_LIMIT)
+            .collect()
+            .await
+            .map_err(|_| unavailable("the answer broke off, or is too long"))?
+            .to_bytes();
+        let (status, headers) = (parts.status.as_u16(), parts.headers);
+        let limited = is_limited(status, &headers, &body).then(|| retry_at(self.now(), date, &headers));
+        if let Some(Some(until)) = limited {
+            self.pause(who, until);
+        }
+        Ok(Reply { status, headers, body, date, limited })
     }
 
     fn slot(&self, installation: InstallationId) -> Slot {
@@ -311,43 +341,32 @@ impl Session<'_> {
         };
         let request = request.body(text).map_err(|_| unavailable("the request's path is not legal"))?;
         self.calls += 1;
-        let response = self.caller.crab.execute(request).await.map_err(|error| unavailable(&root_cause(&error)))?;
-        let (parts, body) = response.into_parts();
-        self.date = date(&parts.headers);
-        if let Some(date) = self.date {
-            self.caller.compare_clocks(date);
-        }
-        let body = Limited::new(body, BODY_LIMIT)
-            .collect()
-            .await
-            .map_err(|_| unavailable("the answer broke off, or is too long"))?;
-        let reply = Reply { status: parts.status.as_u16(), headers: parts.headers, body: body.to_bytes() };
+        // A task of its own: dropping what waits for it does not end it.
+        let exchange = tokio::spawn(timeout(ANSWER_LIMIT, self.caller.clone().exchange(self.who, request)));
+        let reply = match exchange.await {
+            Ok(Ok(reply)) => reply?,
+            Ok(Err(_)) => return Err(unavailable("no answer within the time limit")),
+            Err(_) => return Err(unavailable("the request broke off")),
+        };
+        self.date = reply.date;
         if matches!(self.who, As::Installation(..)) {
-            self.budget = budget(&reply.headers, |there| self.here(there)).or(self.budget);
+            let now = self.caller.now();
+            self.budget = budget(&reply.headers, |there| here(now, reply.date, there)).or(self.budget);
         }
         Ok(reply)
     }
 
-    /// What a status means. GitHub's documentation of REST rate limits: 403 and 429 can both be limits.
+    /// What a status means.
     fn judge(&self, reply: Reply) -> Result<Reply, GitHubError> {
         let status = reply.status;
         if matches!(status, 200..=299 | 301 | 302 | 307 | 308) {
             return Ok(reply);
         }
+        if let Some(until) = reply.limited {
+            return Err(GitHubError::RateLimited { until });
+        }
         let message = message(&reply.body);
-        let limited = status == 429
-            || (status == 403
-                && (header(&reply.headers, "x-ratelimit-remaining") == Some(0)
-                    || reply.headers.contains_key(http::header::RETRY_AFTER)
-                    || message.to_lowercase().contains("rate limit")));
         Err(match status {
-            403 | 429 if limited => {
-                let until = self.retry_at(&reply.headers);
-                if let Some(until) = until {
-                    self.caller.pause(self.who, until);
-                }
-                GitHubError::RateLimited { until }
-            }
             403 if message.to_lowercase().contains("suspended") => GitHubError::InstallationSuspended,
             401 => GitHubError::Unavailable { message: format!("401: {message}") },
             404 => GitHubError::NotFound,
@@ -356,23 +375,27 @@ impl Session<'_> {
             _ => GitHubError::Refused { status, message },
         })
     }
-
-    fn retry_at(&self, headers: &http::HeaderMap) -> Option<Time> {
-        if let Some(seconds) = header(headers, "retry-after") {
-            return Some(self.caller.now() + Span::secs(seconds));
-        }
-        let exhausted = header(headers, "x-ratelimit-remaining") == Some(0);
-        let reset = header(headers, "x-ratelimit-reset").filter(|_| exhausted);
-        reset.map(|seconds| self.here(Time(seconds.saturating_mul(1000))))
-    }
-
-    fn here(&self, there: Time) -> Time {
-        here(self.caller.now(), self.date, there)
-    }
 }
 
 fn header(headers: &http::HeaderMap, name: &str) -> Option<i64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// GitHub's documentation of REST rate limits: 403 and 429 can both be limits.
+fn is_limited(status: u16, headers: &http::HeaderMap, body: &[u8]) -> bool {
+    let said = || message(body).to_lowercase().contains("rate limit");
+    let exhausted = header(headers, "x-ratelimit-remaining") == Some(0);
+    status == 429 || (status == 403 && (exhausted || headers.contains_key(http::header::RETRY_AFTER) || said()))
+}
+
+/// Until when a refusal says to wait, by this machine's clock.
+fn retry_at(now: Time, date: Option<Time>, headers: &http::HeaderMap) -> Option<Time> {
+    if let Some(seconds) = header(headers, "retry-after") {
+        return Some(now + Span::secs(seconds));
+    }
+    let exhausted = header(headers, "x-ratelimit-remaining") == Some(0);
+    let reset = header(headers, "x-ratelimit-reset").filter(|_| exhausted);
+    reset.map(|seconds| here(now, date, Time(seconds.saturating_mul(1000))))
 }
 
 /// The end of GitHub's hour as this machine's clock will show it: as long from now as it is from the answer's date. An hour

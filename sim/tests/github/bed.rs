@@ -35,6 +35,7 @@ pub const ORG: (i64, i64, i64) = (7, 507, 101);
 pub const USER: (i64, i64, i64) = (8, 508, 201);
 pub const TOKENS: &str = "/app/installations/{id}/access_tokens";
 pub const GROUPS: &str = "/orgs/{org}/actions/runner-groups";
+pub const JOB: &str = "/repos/{owner}/{repo}/actions/jobs/{id}";
 pub const JIT: &str = "/orgs/{org}/actions/runners/generate-jitconfig";
 
 /// The model, and the production client of it.

@@ -9,7 +9,7 @@ use engine::{
 };
 use sim::http::faults::Fault;
 
-use super::bed::{GROUPS, JIT, ORG, org_worker, test, user_scope};
+use super::bed::{GROUPS, JIT, JOB, ORG, org_worker, test, user_scope};
 
 #[test]
 fn every_answer_tells_the_budget() {
@@ -137,5 +137,34 @@ fn nothing_is_sent_for_an_installation_that_told_to_wait_whatever_was_under_way(
         assert_eq!(bed.github.mint(&org_worker("early")).await.result.unwrap_err(), limited);
         bed.pass(Span(1));
         assert!(bed.github.mint(&org_worker("in time")).await.result.is_ok());
+    });
+}
+
+#[test]
+fn a_refusal_is_heard_though_its_caller_gave_up() {
+    test(async |bed| {
+        let job = async |id| bed.github.job(App::Organization, InstallationId(ORG.1), "an-org/repo", JobId(id)).await;
+        assert_eq!(job(1).await.result, Err(GitHubError::NotFound), "there is a token now");
+        bed.with(|github, _| github.accounts.get_mut(&ORG.0).unwrap().quota.limit = 1);
+        bed.faults().plan("GET", "/actions/jobs/1", 1, Fault::Delay(Duration::from_millis(500)));
+        bed.faults().plan("GET", "/actions/jobs/2", usize::MAX, Fault::Before(500, Vec::new()));
+        let arrived = async {
+            while bed.calls("GET", JOB) < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = arrived => {}
+            answer = job(1) => panic!("answered while it was to be given up: {answer:?}"),
+        }
+        // Whoever asks before the refusal comes is answered as planned; none of these answers says anything of a limit.
+        let limited = loop {
+            match job(2).await.result {
+                Err(GitHubError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => break other,
+            }
+        };
+        assert_eq!(limited, Err(GitHubError::RateLimited { until: Some(bed.now() + Span::hours(1)) }));
     });
 }
