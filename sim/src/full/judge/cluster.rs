@@ -1,0 +1,157 @@
+//! What the cluster is asked.
+
+use engine::{
+    decision::WorkerFailure,
+    ids::{Time, WorkerName},
+};
+use serde_json::Value;
+use simulation::{
+    register::Rare,
+    run::{HOUR, MINUTE, SECOND},
+};
+
+use super::{
+    super::{
+        faces::Call,
+        logs,
+        world::{World, lock},
+    },
+    GRACE, account_of, board, is_ended, is_ours, live, offered, parts, pod,
+};
+use crate::world::kubernetes::{Key, Phase};
+
+/// Views may lag this much behind nodes that come and go (S6).
+const VIEW_LAG: i64 = 4 * MINUTE;
+
+/// Notes what pools offer now.
+pub fn capacity_changed(world: &World) {
+    let offered = world.cluster.peek(offered);
+    let now = world.now();
+    lock(&world.judge).offered.push_back((now, offered));
+}
+
+/// Whether watches are refused now.
+pub fn watches_broken(world: &World) -> bool {
+    world.now() < lock(&world.judge).watches
+}
+
+/// Watches are refused for this long.
+pub fn break_watches(world: &World, until: i64) {
+    lock(&world.judge).watches = until;
+}
+
+/// S6, S8, S9, S10, S11, S12 and S17 for a call that is about to have its effect.
+///
+/// `late`: nobody waits for its answer any more.
+pub fn before_cluster(world: &World, call: &Call, late: bool) {
+    let parts = parts(&call.path);
+    match (call.method.as_str(), parts.as_slice()) {
+        ("POST", [.., "pods"]) => pod_created(world, call, late),
+        ("POST", [.., "secrets"]) => secret_created(world, call),
+        ("DELETE", [.., "pods", name]) => pod_deleted(world, call, name),
+        _ => {}
+    }
+}
+
+fn pod_created(world: &World, call: &Call, late: bool) {
+    lock(&world.judge).last_change = world.now();
+    let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+    let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let pool = body.pointer("/spec/nodeSelector/riseproject.dev~1board").and_then(Value::as_str).unwrap_or_default();
+    if logs::leaks(&String::from_utf8_lossy(&call.body)) {
+        world.breaks("S10 one-jit-one-pod", format!("the pod {name} shows its JIT configuration"));
+    }
+    let (exists, live, now_offered) = world.cluster.peek(|cluster| {
+        (pod(cluster, name).is_some(), live(cluster, pool) + 1, offered(cluster).get(pool).copied().unwrap_or(0))
+    });
+    if exists {
+        return;
+    }
+    let now = world.now();
+    let recent = {
+        let mut judge = lock(&world.judge);
+        // The state before the first of the changes that count is one that counts.
+        while judge.offered.len() > 1 && judge.offered.get(1).is_some_and(|(at, _)| now - at > VIEW_LAG) {
+            judge.offered.pop_front();
+        }
+        judge.offered.iter().filter_map(|(_, all)| all.get(pool)).max().copied().unwrap_or(0)
+    };
+    let most = recent.max(now_offered);
+    // A call that its caller had given up took effect a moment before: whoever places now may not have seen it yet.
+    let unseen = {
+        let mut judge = lock(&world.judge);
+        if late {
+            judge.late_pods.insert(name.to_owned(), now);
+        }
+        let fresh = |(key, pod): &(&Key, &crate::world::kubernetes::Pod)| {
+            let came = judge.late_pods.get(&key.name).is_some_and(|at| now - at < VIEW_LAG);
+            came && !is_ended(pod.phase) && board(pod) == pool
+        };
+        world.cluster.peek(|cluster| cluster.pods.iter().filter(fresh).count() as i64)
+    };
+    if live > most && (late || live - unseen <= most) {
+        // Its caller had given it up, and its place was given to another: it is deleted as an orphan.
+        world.rare(Rare::LatePod);
+    } else if live > most {
+        world.breaks("S6 capacity", format!("pod {name} is number {live} of {most} in its pool"));
+    }
+    let row = lock(&world.database).rows.worker(&WorkerName::from(name)).map(|row| row.pool.clone());
+    match row {
+        None => world.breaks("S11 owned", format!("pod {name} has no worker row")),
+        Some(row) if row.as_str() != pool => {
+            world.breaks("S9 exact-labels", format!("pod {name} is for another pool than its row"));
+        }
+        Some(_) => {}
+    }
+}
+
+/// S10: a JIT configuration goes to the worker it was made for.
+fn secret_created(world: &World, call: &Call) {
+    let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+    let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let jit = body.pointer("/stringData/jitconfig").and_then(Value::as_str).unwrap_or_default();
+    let whose = world.github.peek(|github| github.runners.values().find(|it| it.jit == jit).map(|it| it.name.clone()));
+    if whose.as_ref().is_some_and(|whose| whose != name) {
+        world.breaks("S10 one-jit-one-pod", format!("the Secret {name} holds the configuration of {whose:?}"));
+    }
+}
+
+fn pod_deleted(world: &World, call: &Call, name: &str) {
+    let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+    let uid = body.pointer("/preconditions/uid").and_then(Value::as_str);
+    let known = world.cluster.peek(|cluster| {
+        let pod = pod(cluster, name).filter(|pod| uid.is_none_or(|uid| uid == pod.uid))?;
+        Some((pod.phase, pod.deleting.is_some(), pod.ending.as_ref().map(|ending| ending.at)))
+    });
+    let Some((phase, deleting, ended)) = known else { return };
+    if deleting {
+        return;
+    }
+    if !is_ended(phase) {
+        lock(&world.judge).last_change = world.now();
+    }
+    if !is_ours(name) {
+        world.breaks("S17 isolation", format!("pod {name} is not production's"));
+    }
+    let busy =
+        world.github.peek(|github| github.runners.values().any(|it| it.name == name && it.job.is_some() && it.online));
+    // A job may take six hours by default: whose App has been gone for longer, is owed no board.
+    let gone = world.github.peek(|github| {
+        let entity = name.trim_start_matches("rise-riscv-runner-").split('-').next().and_then(|id| id.parse().ok());
+        let account = entity.and_then(|entity| account_of(github, entity)).and_then(|id| github.accounts.get(&id));
+        account.is_some_and(|it| it.removed && world.time().since(it.removed_at).0 > 6 * HOUR)
+    });
+    if busy && !gone && phase == Phase::Running {
+        world.breaks("S8 never-kill-busy", format!("pod {name} is deleted while its runner executes a job"));
+    }
+    let row = lock(&world.database).rows.worker(&WorkerName::from(name)).map(|row| (row.status, row.failure));
+    let Some((status, failure)) = row else { return world.rare(Rare::OrphanPodDeleted) };
+    if !status.is_ended() {
+        return world.breaks("S12 grace", format!("pod {name} is deleted before its row has ended"));
+    }
+    let quick = failure.is_some_and(|it| !matches!(it, WorkerFailure::PodFailed | WorkerFailure::PodVanished));
+    let ended_for = ended.map_or(0, |at| world.time().since(Time(at.0 / SECOND * SECOND)).0);
+    if is_ended(phase) && !quick && ended_for < GRACE - world.most_skew() {
+        world.breaks("S12 grace", format!("pod {name} is deleted {} minutes after its end", ended_for / MINUTE));
+    }
+}

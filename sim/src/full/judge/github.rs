@@ -1,0 +1,226 @@
+//! What GitHub is asked, and what it told its callers.
+
+use std::collections::BTreeSet;
+
+use engine::{
+    facts::Status,
+    ids::{JobId, WorkerName},
+};
+use serde_json::Value;
+use simulation::{
+    register::{Fault, Rare},
+    run::{MINUTE, SECOND},
+};
+
+use super::{
+    super::{
+        faces::Call,
+        world::{Node, World, lock},
+    },
+    RECOVERY, is_ours, parts,
+};
+use crate::world::github::{GitHub, JobState, Scope};
+
+/// How long all calls of one request may take, at most.
+const REQUEST: i64 = MINUTE;
+/// A call on its way when an answer named a time is no call after it (S14).
+const ON_ITS_WAY: i64 = 2 * SECOND;
+/// Points an installation may spend a minute (S14): a read costs 1, a write 5.
+const POINTS: i64 = 900;
+
+/// Which start of a caller this is: what it was told before the last one it has forgotten. A new term is no excuse.
+fn life(world: &World, caller: Node) -> u64 {
+    world.process(caller, |process| process.life).unwrap_or(0)
+}
+
+/// S14: an installation named a time, in seconds from now.
+pub fn told_to_wait(world: &World, caller: Node, account: i64, seconds: i64) {
+    let until = world.now() + seconds * SECOND;
+    {
+        let mut judge = lock(&world.judge);
+        let known = judge.blocked.entry(account).or_insert(until);
+        *known = (*known).max(until);
+    }
+    told_in(world, caller, account, seconds * SECOND);
+}
+
+/// S14: an installation named a time to a caller, by GitHub's clock in milliseconds since 1970.
+pub fn told_until(world: &World, caller: Node, account: i64, until: i64) {
+    told_in(world, caller, account, until - world.time().0);
+}
+
+fn told_in(world: &World, caller: Node, account: i64, wait: i64) {
+    let life = life(world, caller);
+    let now = world.now();
+    // The caller counts from when it hears of it, by its own clock.
+    let own = (world.clock(caller))().0 + wait;
+    let mut judge = lock(&world.judge);
+    judge.told.insert((caller, life, account), (now, own));
+    // An hour that is used up; a bucket of another's clock may be a little later.
+    let until = now + wait + RECOVERY;
+    let trouble = judge.trouble.entry(account).or_insert(until);
+    *trouble = (*trouble).max(until);
+}
+
+/// GitHub's advice for a refusal that names no time: a minute, and twice as long after each further one.
+pub fn untold(world: &World, account: i64) {
+    let now = world.now();
+    let mut judge = lock(&world.judge);
+    let untold = judge.untold.entry(account).or_default();
+    // A request of several calls is one to the engine: it hears of its end, and not of what was answered before. Answers
+    // of one moment come in any order; so what is refused a minute later is a further refusal, whatever pause was due.
+    let over = untold.answered.take().is_some_and(|at| now - at > REQUEST);
+    untold.times = if over { 0 } else { untold.times };
+    if untold.last.is_none_or(|last| now - last >= MINUTE - SECOND) {
+        untold.until = untold.until.max(now + (MINUTE << untold.times.min(5)));
+        untold.times += 1;
+        untold.last = Some(now);
+    }
+}
+
+/// An installation answered.
+pub fn answered(world: &World, account: i64) {
+    let now = world.now();
+    let mut judge = lock(&world.judge);
+    if let Some(untold) = judge.untold.get_mut(&account).filter(|it| now >= it.until) {
+        untold.answered = Some(now);
+    }
+}
+
+/// ghfe accepted a delivery: what it tells changes rows by right, so that quiet is looked for anew.
+pub fn delivered(world: &World) {
+    lock(&world.judge).done_at = None;
+}
+
+/// An account has a new installation, which has told nobody to wait.
+pub fn reinstalled(world: &World, account: i64) {
+    let mut judge = lock(&world.judge);
+    judge.blocked.remove(&account);
+    judge.told.retain(|(_, _, told), _| *told != account);
+}
+
+/// How many seconds an account still refuses calls, if it does.
+pub fn blocked(world: &World, account: i64) -> Option<i64> {
+    let left = lock(&world.judge).blocked.get(&account)? - world.now();
+    (left > 0).then_some((left + SECOND - 1) / SECOND)
+}
+
+/// A process's clock is about to jump: what is over by it is over, however late it is by the new one.
+pub fn clock_jumps(world: &World, node: Node) {
+    let own = (world.clock(node))().0;
+    lock(&world.judge).told.retain(|(caller, ..), (_, until)| *caller != node || own < *until);
+}
+
+/// S14 for a call that arrives.
+pub fn github_called(world: &World, call: &Call) {
+    let Some(account) = call.account else { return };
+    let life = life(world, call.caller);
+    let now = world.now();
+    let own = (world.clock(call.caller))().0;
+    let mut judge = lock(&world.judge);
+    let told = judge.told.get(&(call.caller, life, account)).copied();
+    let points = judge.points.entry(account).or_default();
+    let cost = if call.method == http::Method::GET { 1 } else { 5 };
+    points.push_back((now, cost));
+    while points.front().is_some_and(|(at, _)| now - at >= MINUTE) {
+        points.pop_front();
+    }
+    let sum: i64 = points.iter().map(|(_, points)| points).sum();
+    drop(judge);
+    if let Some((at, until)) = told
+        && now - at > ON_ITS_WAY
+        && own + SECOND < until
+    {
+        let what = format!(
+            "{} calls account {account} {} s before the time it was told: {} {}",
+            call.caller,
+            (until - own) / SECOND,
+            call.method,
+            call.path
+        );
+        world.breaks("S14 budget", what);
+    }
+    if sum > POINTS {
+        world.breaks("S14 budget", format!("account {account} is asked for {sum} points within a minute"));
+    }
+}
+
+/// Where runners of this path are registered.
+fn scope(github: &GitHub, parts: &[&str]) -> Option<Scope> {
+    match parts {
+        ["orgs", login, ..] => {
+            let account = github.accounts.values().find(|it| it.login.eq_ignore_ascii_case(login))?;
+            Some(Scope::Organization(account.id))
+        }
+        ["repos", owner, name, ..] => {
+            let name = format!("{owner}/{name}");
+            Some(Scope::Repository(github.repos.values().find(|it| it.full_name == name)?.id))
+        }
+        _ => None,
+    }
+}
+
+/// S9, S11 and S17 for a call that is about to have its effect.
+pub fn before_github(world: &World, call: &Call) {
+    let parts = parts(&call.path);
+    if call.method == http::Method::POST && parts.last() == Some(&"generate-jitconfig") {
+        lock(&world.judge).last_change = world.now();
+        let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+        let name = body["name"].as_str().unwrap_or_default().to_owned();
+        if world.strikes(Fault::RunnerDeaf) {
+            world.github.with(|github, _| github.mischief.deaf.insert(name.clone()));
+        }
+        let labels: BTreeSet<&str> =
+            body["labels"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let scope = world.github.peek(|github| scope(github, &parts));
+        let database = lock(&world.database);
+        let Some(row) = database.rows.worker(&WorkerName::from(name.as_str())) else {
+            drop(database);
+            return world.breaks("S11 owned", format!("a JIT configuration is made for {name}, which has no row"));
+        };
+        let here = match scope {
+            Some(Scope::Organization(id) | Scope::Repository(id)) => id == row.entity.0,
+            None => true,
+        };
+        let right = row.labels.iter().collect::<BTreeSet<_>>() == labels && here;
+        drop(database);
+        if !right {
+            world.breaks("S9 exact-labels", format!("runner {name} differs from its row: {labels:?}"));
+        }
+    } else if call.method == http::Method::DELETE
+        && let Some(id) = parts.last().and_then(|id| id.parse::<i64>().ok())
+    {
+        let known = world.github.peek(|github| github.runners.get(&id).map(|it| (it.name.clone(), it.job.is_some())));
+        let Some((name, busy)) = known else { return };
+        if busy {
+            return world.rare(Rare::BusyRunnerKept);
+        }
+        lock(&world.judge).last_change = world.now();
+        if !is_ours(&name) {
+            world.breaks("S17 isolation", format!("runner {name} is not production's"));
+        }
+        let row = lock(&world.database).rows.worker(&WorkerName::from(name.as_str())).map(|row| row.status);
+        if row.is_none_or(Status::is_ended) {
+            world.rare(Rare::OrphanRunnerDeleted);
+        }
+    }
+}
+
+/// What a call came to.
+pub fn after_github(world: &World, call: &Call, status: u16) {
+    let parts = parts(&call.path);
+    if status == 409 && parts.last() == Some(&"generate-jitconfig") {
+        world.rare(Rare::NameTakenAfterLostAnswer);
+    }
+    if status == 200
+        && let ["repos", _, _, "actions", "jobs", id] = parts.as_slice()
+        && let Ok(id) = id.parse::<i64>()
+    {
+        let done = world
+            .github
+            .peek(|github| github.jobs.get(&id).is_some_and(|job| matches!(job.state, JobState::Completed(_))));
+        if done && lock(&world.database).rows.job(JobId(id)).is_some_and(|row| !row.status.is_ended()) {
+            world.rare(Rare::PollFoundCompleted);
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! What must come about in time, looked at every few seconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::{
+    facts::{Job, Status, Worker},
+    ids::{JobId, Time, WorkerName},
+};
+use simulation::{
+    register::Rare,
+    run::{HOUR, MINUTE, SECOND},
+    trace::number,
+};
+
+use super::{
+    super::{
+        postgres::{Database, is_waiting},
+        world::{Node, World, lock},
+    },
+    GRACE, RECOVERY, account_of, cap, is_ended, live, offered, pod,
+    rows::demand,
+};
+use crate::world::{
+    github::{GitHub, JobState, Scope},
+    kubernetes::{Key, Phase},
+};
+
+/// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
+const SERVED: i64 = 30 * SECOND + MINUTE;
+/// A lost delivery is made up for (L2), and its repetition takes its way.
+const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
+/// From so many refusals on a delivery may wait up to an hour for its next repetition.
+const OFTEN: u32 = 5;
+/// Of an hour's calls, so many percent are kept for provisioning.
+const RESERVED: i64 = 30;
+/// Deliveries that an App can have repeated in a minute: 900 points at 5 points each, and some are needed twice.
+const REPEATED: i64 = 150;
+/// A lost `completed` of a job on one of our runners (L2).
+const ENDED: i64 = 60 * SECOND + 15 * SECOND;
+/// A change that only the sweep over all jobs finds: its period, and a little.
+const SWEPT: i64 = 3 * MINUTE + 30 * SECOND;
+/// An App's end is proven by calls over 15 s, and all its jobs are failed (L2).
+const GONE: i64 = SWEPT;
+/// Runners are listed where it matters.
+const LISTED: i64 = 2 * MINUTE + 15 * SECOND;
+/// Orphans are gone (L4), surplus is retired (L5).
+const CLEAN: i64 = 10 * MINUTE;
+/// A new leader acts (L8).
+const LED: i64 = 15 * SECOND + 15 * SECOND;
+/// How long nothing may happen for the world to count as quiet (L6).
+const QUIET: i64 = 6 * MINUTE;
+/// A process exits this soon after it is told to stop (L9).
+const EXIT: i64 = 30 * SECOND;
+
+/// Everything that liveness is judged by, at one time.
+struct Look<'a> {
+    world: &'a World,
+    now: i64,
+    database: std::sync::MutexGuard<'a, Database>,
+    /// Entities and the installations that a leader knows of theirs: those that rows name. One that began after an App was
+    /// installed anew has read of jobs that have not ended alone.
+    named: BTreeSet<(i64, i64)>,
+}
+
+/// Notes trouble that is not the service's.
+pub fn troubled(world: &World, account: i64, until: i64) {
+    let mut judge = lock(&world.judge);
+    let known = judge.trouble.entry(account).or_insert(until);
+    *known = (*known).max(until);
+}
+
+/// Looks at everything; whether the run is over.
+pub fn look(world: &World) -> bool {
+    let database = lock(&world.database);
+    let named = world.github.peek(|github| {
+        let known = |job: &&Job| {
+            let account = account_of(github, job.entity.0).and_then(|account| github.accounts.get(&account));
+            !job.status.is_ended() || account.is_none_or(|account| account.removed_at == Time::ZERO)
+        };
+        database.rows.jobs().filter(known).map(|job| (job.entity.0, job.installation.0)).collect()
+    });
+    let look = Look { world, now: world.now(), database, named };
+    look.at_processes();
+    look.at_jit_uses();
+    if look.now < world.plan.plan.quiet_at {
+        return false;
+    }
+    look.at_leadership();
+    if look.now >= world.plan.plan.quiet_at + RECOVERY {
+        look.at_jobs();
+        look.at_supply();
+        look.at_runners();
+        look.at_pods();
+        look.at_workers();
+    }
+    look.for_the_end()
+}
+
+/// How the deliveries about one job fared.
+#[derive(Clone, Copy, Default)]
+struct Posted {
+    sent: bool,
+    open: bool,
+    refused: u32,
+}
+
+/// `calm`: since when nothing is late any more. What is on its way since then is no excuse.
+fn posted(github: &GitHub, calm: Time) -> BTreeMap<i64, Posted> {
+    let mut posted: BTreeMap<i64, Posted> = BTreeMap::new();
+    for delivery in &github.log {
+        if let Some(job) = delivery.job() {
+            let known = posted.entry(job).or_default();
+            known.sent = true;
+            known.open |= !delivery.over && delivery.at < calm;
+            known.refused += u32::from((400..500).contains(&delivery.status));
+        }
+    }
+    posted
+}
+
+/// Accounts with more jobs than can be polled with what GitHub still grants within their hour, less what is kept for
+/// provisioning.
+fn poor(github: &GitHub, now: Time) -> BTreeSet<i64> {
+    let mut open: BTreeMap<i64, i64> = BTreeMap::new();
+    for job in github.jobs.values().filter(|job| !matches!(job.state, JobState::Completed(_))) {
+        if let Some(repo) = github.repos.get(&job.repo) {
+            *open.entry(repo.account).or_default() += 1;
+        }
+    }
+    let granted = |account: &i64| {
+        let Some(quota) = github.accounts.get(account).map(|it| &it.quota) else { return 0 };
+        let limit = i64::from(quota.limit);
+        let spare = (limit - i64::from(quota.used) - limit * RESERVED / 100).max(0);
+        if now < quota.reset_at { limit.min(spare * HOUR / quota.reset_at.since(now).0) } else { limit }
+    };
+    open.into_iter().filter(|(account, jobs)| jobs * 40 > granted(account)).map(|(account, _)| account).collect()
+}
+
+impl Look<'_> {
+    /// Notes that `holds`; breaks `invariant` when it has held for longer than `limit`.
+    fn hold(&self, invariant: &'static str, key: i64, holds: bool, limit: i64, what: impl FnOnce() -> String) {
+        let key = (invariant, key);
+        let mut judge = lock(&self.world.judge);
+        if !holds {
+            judge.held.remove(&key);
+            return;
+        }
+        let since = *judge.held.entry(key).or_insert(self.now);
+        drop(judge);
+        if self.now - since > limit {
+            self.world.breaks(invariant, format!("for {} s: {}", (self.now - since) / SECOND, what()));
+        }
+    }
+
+    fn calm(&self) -> Time {
+        Time(self.world.plan.plan.epoch + self.world.plan.plan.quiet_at)
+    }
+
+    fn is_healthy(&self, github: &GitHub, account: i64) -> bool {
+        has_app(github, account) && self.is_well(account)
+    }
+
+    /// Whether GitHub takes an account's calls as they come.
+    fn is_well(&self, account: i64) -> bool {
+        let judge = lock(&self.world.judge);
+        let blocked = judge.blocked.get(&account).copied().unwrap_or(0);
+        let until = blocked.max(judge.untold.get(&account).filter(|it| it.answered.is_none()).map_or(0, |it| it.until));
+        let waits = until > 0 && self.now < until + RECOVERY;
+        !waits && judge.trouble.get(&account).is_none_or(|until| self.now > *until)
+    }
+
+    /// Whether an entity's runners can be looked after now: they are ours to look after, and nothing is wrong with its
+    /// account.
+    fn is_reachable(&self, github: &GitHub, entity: i64) -> bool {
+        account_of(github, entity).is_none_or(|account| self.is_healthy(github, account))
+            && self.is_ours(github, entity)
+    }
+
+    /// Whether an entity's runners are ours to look after, if not now then when a limit is over: its account has the App,
+    /// and a delivery told of the installation that it has now.
+    fn is_ours(&self, github: &GitHub, entity: i64) -> bool {
+        let Some(account) = account_of(github, entity) else { return true };
+        let installation = github.accounts.get(&account).map_or(0, |it| it.installation);
+        has_app(github, account) && self.named.contains(&(entity, installation))
+    }
+
+    /// L9: who is told to stop ends in time.
+    fn at_processes(&self) {
+        let mut leaders = 0;
+        for (node, process) in lock(&self.world.processes).iter() {
+            let waits = process.alive && !process.paused && process.stopping.is_some();
+            let since = process.stopping.unwrap_or(self.now);
+            if waits && self.now - since > EXIT {
+                self.world.breaks(
+                    "L9 exit",
+                    format!("{node} is up {} s after it was told to stop", (self.now - since) / SECOND),
+                );
+            }
+            let led = process.alive && process.health.status(self.world.time()).epoch.is_some();
+            leaders += usize::from(led);
+        }
+        if leaders > 1 {
+            self.world.rare(Rare::TwoLeaders);
+        }
+    }
+
+    /// S10: one configuration, one pod.
+    fn at_jit_uses(&self) {
+        let twice = lock(&self.world.runners).used.values().find(|uids| uids.len() > 1).cloned();
+        if let Some(uids) = twice {
+            self.world.breaks("S10 one-jit-one-pod", format!("one configuration is used by {}", uids.join(" and ")));
+        }
+    }
+
+    fn at_leadership(&self) {
+        let (mut able, mut led) = (false, false);
+        for (node, process) in lock(&self.world.processes).iter() {
+            if matches!(node, Node::Scheduler(_)) && process.alive && !process.paused && process.stopping.is_none() {
+                able = true;
+                led |= process.health.status(self.world.time()).epoch.is_some();
+            }
+        }
+        self.hold("L8 failover", 0, able && !led, LED, || "nobody leads".to_owned());
+    }
+
+    /// L2: rows follow GitHub.
+    fn at_jobs(&self) {
+        self.world.github.peek(|github| {
+            let posted = posted(github, self.calm());
+            // An App may repeat so many a minute: very many that were lost take their time.
+            let lost = github.log.iter().filter(|it| it.over && !(200..300).contains(&it.status)).count() as i64;
+            let backlog = lost * MINUTE / REPEATED;
+            let poor = poor(github, self.world.time());
+            for (&id, job) in &github.jobs {
+                let Some(account) = github.repos.get(&job.repo).map(|repo| repo.account) else { continue };
+                if !self.is_healthy(github, account) {
+                    continue;
+                }
+                let posted = posted.get(&id).copied().unwrap_or_default();
+                let row = self.database.rows.job(JobId(id));
+                let unknown = row.is_none() && posted.sent && !posted.open;
+                // What is refused again and again is repeated ever more rarely.
+                let limit = MADE_UP + backlog + if posted.refused >= OFTEN { HOUR } else { 0 };
+                self.hold("L2 made-up", id, unknown, limit, || format!("job {id} is not known"));
+                let Some(row) = row else { continue };
+                let done = matches!(job.state, JobState::Completed(_));
+                let named = row.assignment.as_ref().map(|it| WorkerName::new(it.runner.clone()));
+                let ours =
+                    named.is_some_and(|name| self.database.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
+                let poor = poor.contains(&account);
+                // All that wait are asked about in turn.
+                let open = github.jobs.values().filter(|it| !matches!(it.state, JobState::Completed(_)));
+                let a_minute = github.accounts.get(&account).map_or(1, |it| i64::from(it.quota.limit) / 240).max(1);
+                let of_it = |it: &&crate::world::github::Job| {
+                    github.repos.get(&it.repo).is_some_and(|repo| repo.account == account)
+                };
+                let round = open.filter(of_it).count() as i64 * MINUTE / a_minute;
+                // While its account is poor a job's time does not run; an hour must do all the same.
+                let asked = ENDED + round;
+                let limit = if ours || row.status == Status::Pending { asked } else { asked.max(SWEPT) };
+                let late = done && !row.status.is_ended();
+                for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
+                    self.hold("L2 ended", key, holds, limit, || {
+                        format!("job {id} has ended and its row says {:?}", row.status)
+                    });
+                }
+                let waits = job.state == JobState::Queued && row.status == Status::Running && !row.is_requeued();
+                for (key, holds, limit) in [(id, waits && !poor, asked.max(SWEPT)), (-id, waits, asked + HOUR)] {
+                    self.hold("L2 requeued", key, holds, limit, || {
+                        format!("job {id} is queued again and its row runs")
+                    });
+                }
+                if matches!(job.state, JobState::InProgress) && lock(&self.world.judge).requeued.remove(&JobId(id)) {
+                    self.world.rare(Rare::RequeuedServed);
+                }
+            }
+            for row in self.database.rows.jobs().filter(|row| !row.status.is_ended()) {
+                self.at_gone_app(github, row, &poor);
+                let account = account_of(github, row.entity.0);
+                let able =
+                    account.is_some_and(|account| self.is_reachable(github, row.entity.0) && !poor.contains(&account));
+                let unknown = able && !github.jobs.contains_key(&row.id.0);
+                self.hold("L2 forgotten", row.id.0, unknown, SWEPT, || {
+                    format!("job {} is {:?} and GitHub does not know it", row.id, row.status)
+                });
+            }
+        });
+    }
+
+    /// L2: jobs of an App that is not there any more are failed, all of them.
+    fn at_gone_app(&self, github: &GitHub, row: &Job, poor: &BTreeSet<i64>) {
+        let Some(account) = account_of(github, row.entity.0) else { return };
+        let removed = github.accounts.get(&account).filter(|it| it.removed);
+        let gone = removed.is_some_and(|it| it.installation == row.installation.0);
+        let able = self.is_well(account) && !poor.contains(&account);
+        self.hold("L2 gone", row.id.0, gone && able, GONE, || {
+            format!("job {} is {:?} and its App is gone", row.id, row.status)
+        });
+    }
+
+    /// L1: whoever has room gets a worker.
+    fn at_supply(&self) {
+        let waiting: Vec<i64> = self.world.github.peek(|github| {
+            let able = |(id, job): (&i64, &crate::world::github::Job)| {
+                let account = github.repos.get(&job.repo)?.account;
+                (job.state == JobState::Queued && self.is_healthy(github, account)).then_some(*id)
+            };
+            github.jobs.iter().filter_map(able).collect()
+        });
+        let mut groups: BTreeMap<(i64, String), &Job> = BTreeMap::new();
+        for id in waiting {
+            if let Some(row) = self.database.rows.job(JobId(id)).filter(|row| is_waiting(row)) {
+                groups.entry((row.entity.0, row.labels.to_string())).or_insert(row);
+            }
+        }
+        let mut keys = BTreeSet::new();
+        for ((entity, labels), row) in groups {
+            let (waiting, free) = demand(self.world, &self.database, &like(row));
+            let owned =
+                self.database.rows.workers().filter(|it| it.owner == row.owner && !it.status.is_ended()).count();
+            let room = cap(self.world, row.owner).is_none_or(|cap| owned < cap as usize);
+            let place = self.world.cluster.peek(|cluster| {
+                let unplaced = |it: &&Worker| {
+                    !it.status.is_ended() && it.pool == row.pool && pod(cluster, it.name.as_str()).is_none()
+                };
+                let unplaced = self.database.rows.workers().filter(unplaced).count() as i64;
+                let offered = offered(cluster).get(row.pool.as_str()).copied().unwrap_or(0);
+                offered > live(cluster, row.pool.as_str()) + unplaced
+            });
+            if !room {
+                self.world.rare(Rare::AtCap);
+            }
+            if !place {
+                self.world.rare(Rare::PoolFull);
+            }
+            let key = entity ^ number(&labels);
+            keys.insert(key);
+            let unmet = waiting > free && room && place;
+            // A runner that a job took whose row was failed shows as busy in the next listing only.
+            let lately = |row: &Job| row.entity.0 == entity && row.status == Status::Failed;
+            let limit = SERVED + if self.database.rows.jobs().any(lately) { LISTED } else { 0 };
+            self.hold("L1 served", key, unmet, limit, || {
+                format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room")
+            });
+        }
+        lock(&self.world.judge).held.retain(|it, _| it.0 != "L1 served" || keys.contains(&it.1));
+    }
+
+    /// L4 and L5: what GitHub has of ours.
+    fn at_runners(&self) {
+        let entries = self.world.github.peek(|github| {
+            let entry = |(id, it): (&i64, &crate::world::github::Runner)| {
+                let entity = match it.scope {
+                    Scope::Organization(id) | Scope::Repository(id) => id,
+                };
+                (*id, it.name.clone(), it.online, it.job.is_some(), self.is_reachable(github, entity))
+            };
+            github.runners.iter().map(entry).collect::<Vec<_>>()
+        });
+        for (id, name, online, busy, healthy) in entries {
+            let row = self.database.rows.worker(&WorkerName::from(name.as_str()));
+            let orphan = row.is_none_or(|row| row.status.is_ended()) && !busy && healthy;
+            self.hold("L4 orphan runner", id, orphan, CLEAN, || format!("runner {name} has no worker"));
+            let surplus =
+                row.is_some_and(|row| online && !busy && healthy && demand(self.world, &self.database, row).0 == 0);
+            self.hold("L5 surplus", id, surplus, CLEAN, || format!("runner {name} is needed by nobody"));
+        }
+    }
+
+    /// L3 and L4: what the cluster has of ours.
+    fn at_pods(&self) {
+        struct Seen {
+            key: Key,
+            phase: Phase,
+            deleting: bool,
+        }
+        let pods: Vec<Seen> = self.world.cluster.peek(|cluster| {
+            let seen = |(key, pod): (&Key, &crate::world::kubernetes::Pod)| Seen {
+                key: key.clone(),
+                phase: pod.phase,
+                deleting: pod.deleting.is_some(),
+            };
+            cluster.pods.iter().map(seen).collect()
+        });
+        for Seen { key: pod, phase, deleting } in pods {
+            let name = pod.name.as_str();
+            let key = number(name);
+            let ended = is_ended(phase);
+            let row = self.database.rows.worker(&WorkerName::from(name));
+            let active = row.is_some_and(|row| !row.status.is_ended());
+            self.hold(
+                "S12 kept too long",
+                key,
+                ended && !deleting,
+                GRACE + 10 * MINUTE + self.world.most_skew(),
+                || format!("pod {name} has ended and is still there"),
+            );
+            let (entry, healthy) = self.world.github.peek(|github| {
+                let entry = github.runners.values().find(|it| it.name == name).map(|it| (it.online, it.job.is_some()));
+                (entry, row.is_none_or(|row| self.is_reachable(github, row.entity.0)))
+            });
+            let (online, busy) = entry.unwrap_or_default();
+            // What a row says to run on it may run there, until a poll has told otherwise (L2 judges when it must have).
+            let works = self.database.rows.jobs().any(|job| {
+                let on_it = job.assignment.as_ref().is_some_and(|it| *it.runner == *name);
+                on_it && job.status == Status::Running && !job.is_requeued()
+            });
+            let unregistered = phase == Phase::Running && !online && !busy && !works && active && healthy && !deleting;
+            // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
+            self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, || {
+                format!("{name} runs and is not registered")
+            });
+            let pending = phase == Phase::Pending && active && healthy && !deleting;
+            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, || format!("{name} is pending"));
+            let orphan = !ended && !deleting && !active && healthy && !busy;
+            self.hold("L4 orphan pod", key, orphan, CLEAN, || format!("pod {name} has no active worker"));
+        }
+    }
+
+    /// L4: what the store has of ours.
+    fn at_workers(&self) {
+        for row in self.database.rows.workers().filter(|it| !it.status.is_ended()) {
+            let healthy = self.world.github.peek(|github| self.is_reachable(github, row.entity.0));
+            let ended = self
+                .world
+                .cluster
+                .peek(|cluster| pod(cluster, row.name.as_str()).is_none_or(|pod| is_ended(pod.phase)));
+            self.hold("L4 orphan worker", number(row.name.as_str()), ended && healthy, CLEAN + 2 * MINUTE, || {
+                format!("worker {} is {:?} and has no pod", row.name, row.status)
+            });
+        }
+    }
+
+    /// Whether all that can end has ended, and it has been quiet since.
+    fn for_the_end(&self) -> bool {
+        let rows = &self.database.rows;
+        let done = self.world.github.peek(|github| {
+            let posted = posted(github, self.calm());
+            // What a limit keeps from being done now is done when the limit is over, and is waited for.
+            let free = |entity: i64| self.is_ours(github, entity);
+            let jobs = github.jobs.iter().all(|(id, job)| {
+                let account = github.repos.get(&job.repo).map_or(0, |repo| repo.account);
+                let row = rows.job(JobId(*id));
+                let given_up = row.is_some_and(|row| row.status == Status::Failed);
+                !has_app(github, account)
+                    // Queued while the App was not installed: nobody ever told us.
+                    || !posted.contains_key(id)
+                    || (matches!(job.state, JobState::Completed(_)) && row.is_none_or(|row| row.status.is_ended()))
+                    || (job.state == JobState::Queued && given_up)
+            });
+            let workers = rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0));
+            let runners = github.runners.values().all(|it| match it.scope {
+                Scope::Organization(id) | Scope::Repository(id) => !free(id),
+            });
+            let pods = self.world.cluster.peek(|cluster| {
+                cluster.pods.iter().all(|(key, pod)| {
+                    let row = rows.worker(&WorkerName::from(key.name.as_str()));
+                    is_ended(pod.phase) || row.is_some_and(|row| !free(row.entity.0))
+                })
+            });
+            jobs && workers && runners && pods && github.log.iter().all(|it| it.over)
+        });
+        let strict = self.world.github.peek(|github| github.runners.is_empty())
+            && rows.workers().all(|it| it.status.is_ended())
+            && self.world.cluster.peek(|cluster| cluster.pods.values().all(|pod| is_ended(pod.phase)));
+        let done = done && self.now >= self.world.plan.plan.quiet_at + RECOVERY;
+        let mut judge = lock(&self.world.judge);
+        if !done {
+            judge.done_at = None;
+            return false;
+        }
+        let (done_at, strict) = *judge.done_at.get_or_insert((self.now, strict));
+        let (quiet_for, changed) = (self.now - done_at, judge.last_change);
+        drop(judge);
+        let grace = self.world.plan.plan.long && self.world.cluster.peek(|cluster| !cluster.pods.is_empty());
+        if quiet_for < QUIET || grace {
+            return false;
+        }
+        let healthy =
+            self.world.github.peek(|github| github.accounts.keys().all(|account| self.is_healthy(github, *account)));
+        if !self.world.plan.plan.long && healthy && strict && changed > done_at + MINUTE {
+            let what = format!("something changed {} s after all was done", (changed - done_at) / SECOND);
+            self.world.breaks("L6 quiet", what);
+        }
+        true
+    }
+}
+
+/// Whether the App is there, and may be used.
+fn has_app(github: &GitHub, account: i64) -> bool {
+    github.accounts.get(&account).is_some_and(|it| !it.removed && !it.suspended)
+}
+
+/// The worker that a job's group would get.
+fn like(row: &Job) -> Worker {
+    Worker {
+        name: WorkerName::from(""),
+        entity: row.entity,
+        entity_name: row.entity_name.clone(),
+        entity_type: row.entity_type,
+        owner: row.owner,
+        installation: row.installation,
+        repo: None,
+        labels: row.labels.clone(),
+        pool: row.pool.clone(),
+        image: row.image.clone(),
+        node: None,
+        status: Status::Pending,
+        failure: None,
+        created_at: row.created_at,
+        running_at: None,
+        completed_at: None,
+    }
+}
+
+/// What a run came to, for those who compare two: a hash over every job and its row's status, and how many runners, live
+/// pods and active workers are left over.
+pub fn ends(world: &World) -> (u64, usize) {
+    let database = lock(&world.database);
+    let (mut hash, mut left) = (0xcbf2_9ce4_8422_2325_u64, 0);
+    world.github.peek(|github| {
+        for id in github.jobs.keys() {
+            let status = database.rows.job(JobId(*id)).map_or("none", |row| row.status.as_str());
+            hash = (hash ^ *id as u64 ^ number(status) as u64).wrapping_mul(0x100_0000_01b3);
+        }
+        left += github.runners.len();
+    });
+    left += world.cluster.peek(|cluster| cluster.pods.values().filter(|pod| !is_ended(pod.phase)).count());
+    left += database.rows.workers().filter(|it| !it.status.is_ended()).count();
+    (hash, left)
+}
+
+/// The plan's time is over and not all is done.
+pub fn end(world: &World) {
+    let database = lock(&world.database);
+    let jobs = world.github.peek(|github| {
+        let posted = posted(github, Time::NEVER);
+        let open = |job: &&crate::world::github::Job| {
+            !matches!(job.state, JobState::Completed(_)) && posted.contains_key(&job.id)
+        };
+        let open = github.jobs.values().filter(open);
+        let jobs = open.map(|job| format!("job {} {:?}", job.id, job.state));
+        let runners = github.runners.values().map(|it| format!("runner {}", it.name));
+        jobs.chain(runners).take(8).collect::<Vec<_>>()
+    });
+    let workers = database.rows.workers().filter(|it| !it.status.is_ended());
+    let workers = workers.map(|it| format!("worker {} {:?}", it.name, it.status)).take(8);
+    let open: Vec<String> = jobs.into_iter().chain(workers).collect();
+    world.breaks("L1 done", format!("the plan's time is over, and there are {}", open.join(", ")));
+}

@@ -1,0 +1,128 @@
+//! What must always hold, each invariant by its name, written against the models' truth and the committed rows.
+//!
+//! Nothing here asks the engine. Safety is judged at every commit and at every call's effect; liveness every few seconds
+//! from when the plan's faults have stopped, with an eye for when waiting is legitimate.
+
+mod cluster;
+mod github;
+mod liveness;
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use engine::{
+    facts::Status,
+    ids::{JobId, OwnerId, WorkerName},
+};
+use serde_json::Value;
+use simulation::run::{HOUR, MINUTE};
+
+use super::world::{Node, World};
+use crate::world::{
+    github::GitHub,
+    kubernetes::{Cluster, Key, Phase, Pod},
+};
+
+pub use cluster::{before_cluster, break_watches, capacity_changed, watches_broken};
+pub use github::{
+    after_github, answered, before_github, blocked, clock_jumps, delivered, github_called, reinstalled, told_to_wait,
+    told_until, untold,
+};
+pub use liveness::{end, ends, look, troubled};
+pub use rows::{accepted, after_write, before_write, fenced, granted, jobs_written, recording, what, writing};
+
+/// Memory of what was, to hold what is against.
+#[derive(Debug, Default)]
+pub struct Judge {
+    jobs: BTreeMap<JobId, Status>,
+    workers: BTreeMap<WorkerName, Status>,
+    accepted: BTreeSet<i64>,
+    /// When each installation may be called again, as it told all and as it told each caller in its life.
+    blocked: BTreeMap<i64, i64>,
+    told: BTreeMap<(Node, u64, i64), (i64, i64)>,
+    /// Until when an account is in trouble that is not the service's.
+    trouble: BTreeMap<i64, i64>,
+    untold: BTreeMap<i64, Untold>,
+    points: BTreeMap<i64, VecDeque<(i64, i64)>>,
+    /// What pools offered at each change, latest last.
+    offered: VecDeque<(i64, BTreeMap<String, i64>)>,
+    /// Watches are refused until then.
+    watches: i64,
+    requeued: BTreeSet<JobId>,
+    held: BTreeMap<(&'static str, i64), i64>,
+    last_change: i64,
+    /// Pods that calls made whose callers had given them up, and when.
+    late_pods: BTreeMap<String, i64>,
+    /// Since when all is done, and whether that is so of accounts in trouble as well.
+    done_at: Option<(i64, bool)>,
+}
+
+/// An account that was refused without being told until when.
+#[derive(Debug, Default)]
+struct Untold {
+    /// How often in a row.
+    times: u32,
+    /// When it last was, not counting those of the same minute.
+    last: Option<i64>,
+    /// Until when it is advised to wait.
+    until: i64,
+    /// When a call was answered since.
+    answered: Option<i64>,
+}
+
+/// After the faults have stopped, this long is allowed before service is back to normal (L7).
+const RECOVERY: i64 = 2 * MINUTE;
+/// The grace period (S12).
+const GRACE: i64 = 6 * HOUR;
+
+fn pod<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Pod> {
+    cluster.pods.get(&Key::new("default", name))
+}
+
+fn is_ended(phase: Phase) -> bool {
+    matches!(phase, Phase::Succeeded | Phase::Failed)
+}
+
+/// How many workers an owner may have, if there is a limit.
+fn cap(world: &World, owner: OwnerId) -> Option<u32> {
+    let plan = &world.plan.plan.world;
+    let account = plan.account.iter().find(|account| account.id == owner.0);
+    account.and_then(|account| account.cap).or(plan.default_cap)
+}
+
+/// Production's names, not staging's.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("rise-riscv-runner-") && !name.starts_with("rise-riscv-runner-staging-")
+}
+
+/// A path's parts, without its query.
+fn parts(path: &str) -> Vec<&str> {
+    path.split('?').next().unwrap_or_default().trim_matches('/').split('/').collect()
+}
+
+/// Places by pool.
+fn offered(cluster: &Cluster) -> BTreeMap<String, i64> {
+    let mut offered = BTreeMap::new();
+    for node in cluster.nodes.values() {
+        let usable = node.ready && !node.cordoned;
+        *offered.entry(node.board.clone()).or_default() += if usable { i64::from(node.runners) } else { 0 };
+    }
+    offered
+}
+
+fn board(pod: &Pod) -> &str {
+    pod.spec.pointer("/nodeSelector/riseproject.dev~1board").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Pods of a pool that take a place.
+fn live(cluster: &Cluster, pool: &str) -> i64 {
+    cluster.pods.values().filter(|pod| !is_ended(pod.phase) && board(pod) == pool).count() as i64
+}
+
+/// Accounts by what is being looked at.
+fn account_of(github: &GitHub, entity: i64) -> Option<i64> {
+    match github.accounts.get(&entity) {
+        Some(account) => Some(account.id),
+        None => github.repos.get(&entity).map(|repo| repo.account),
+    }
+}

@@ -1,0 +1,285 @@
+//! What is written: the committed rows, by each write.
+
+use std::collections::BTreeSet;
+
+use engine::{
+    decision::{JobFailure, WorkerFailure, Write},
+    facts::{Job, Status, Worker, Written},
+    ids::{Epoch, JobId, WorkerName},
+};
+use simulation::{register::Rare, trace::number};
+
+use super::{
+    super::{
+        logs,
+        postgres::{Database, is_waiting},
+        world::{World, lock},
+    },
+    cap, is_ended, pod,
+};
+
+/// What a write found before it was made.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Jobs of the reservation's group that wait, and free workers that could serve them.
+    demand: Option<(i64, i64)>,
+    /// Workers that the reservation counted as taken by nobody knew what; they may have been named since.
+    unnamed: i64,
+    /// The row was there already.
+    repeated: bool,
+}
+
+/// A delivery's row is about to be recorded.
+pub fn recording(world: &World, database: &Database, event: &Job) {
+    if database.rows.job(event.id).is_some() {
+        return;
+    }
+    match event.status {
+        Status::Completed | Status::Failed => world.rare(Rare::CompletedFirst),
+        Status::Running => world.rare(Rare::RunningFirst),
+        Status::Pending => {}
+    }
+}
+
+/// S2 for jobs.
+pub fn jobs_written(world: &World, database: &Database, ids: &[JobId]) {
+    for &id in ids {
+        let Some(row) = database.rows.job(id) else { continue };
+        let mut judge = lock(&world.judge);
+        let old = judge.jobs.insert(id, row.status);
+        if old != Some(row.status) {
+            judge.last_change = world.now();
+        }
+        drop(judge);
+        if let Some(old) = old {
+            let back = row.status < old && !(row.status == Status::Completed && old == Status::Failed);
+            if back || (old.is_ended() && row.status != old) {
+                world.breaks("S2 forward-only", format!("job {id} went from {old:?} to {:?}", row.status));
+            }
+        }
+    }
+}
+
+/// S1: a delivery was answered 2xx.
+pub fn accepted(world: &World, id: i64) {
+    lock(&world.judge).accepted.insert(id);
+    if lock(&world.database).rows.job(JobId(id)).is_none() {
+        world.breaks("S1 no-lost-job", format!("job {id} was accepted and is not in the store"));
+    }
+}
+
+/// S13: leadership is granted to one after the other.
+pub fn granted(world: &World, database: &mut Database, epoch: Epoch) {
+    if epoch.0 <= database.granted {
+        world.breaks("S13 fenced", format!("epoch {epoch} is granted twice"));
+    }
+    database.granted = epoch.0;
+}
+
+/// S13: a write is made under this epoch.
+pub fn writing(world: &World, database: &Database, epoch: Epoch) {
+    if epoch.0 != database.granted {
+        let what = format!("a write under epoch {epoch} is made while {} leads", database.granted);
+        world.breaks("S13 fenced", what);
+    }
+}
+
+/// A leader whose time is over was refused.
+pub fn fenced(world: &World) {
+    world.rare(Rare::FencedWrite);
+}
+
+/// What there is before a write.
+pub fn before_write(world: &World, database: &Database, write: &Write) -> Before {
+    match write {
+        Write::Reserve { worker, phantom, .. } => Before {
+            demand: Some(demand(world, database, worker)),
+            unnamed: i64::from(*phantom),
+            repeated: database.rows.worker(&worker.name).is_some(),
+        },
+        _ => Before::default(),
+    }
+}
+
+/// Waiting jobs of a worker's group, and workers that serve or will serve them: active, named by no running job, and not
+/// executing one either, as far as could be known.
+pub(super) fn demand(world: &World, database: &Database, like: &Worker) -> (i64, i64) {
+    let group = |job: &&Job| job.entity == like.entity && job.labels == like.labels;
+    let waiting = database.rows.jobs().filter(group).filter(|job| is_waiting(job)).count() as i64;
+    let running = |job: &&Job| job.status == Status::Running && !job.is_requeued();
+    let named: BTreeSet<&str> = database
+        .rows
+        .jobs()
+        .filter(running)
+        .filter_map(|job| job.assignment.as_ref().map(|assignment| &*assignment.runner))
+        .collect();
+    let candidates: Vec<&Worker> = database
+        .rows
+        .workers()
+        .filter(|it| it.entity == like.entity && it.labels == like.labels && !it.status.is_ended())
+        .filter(|it| !named.contains(it.name.as_str()))
+        .collect();
+    let free = candidates.into_iter().filter(|it| !was_busy_lately(world, it.name.as_str())).count() as i64;
+    (waiting, free)
+}
+
+fn was_busy_lately(world: &World, name: &str) -> bool {
+    match world.github.peek(|github| github.runners.values().find(|it| it.name == name).map(|it| it.job.is_some())) {
+        Some(busy) => busy,
+        // Its one job may be over, and its end not known yet.
+        None => world.cluster.peek(|cluster| pod(cluster, name).is_some_and(|pod| pod.started.is_some())),
+    }
+}
+
+/// Judges a write that was made.
+pub fn after_write(world: &World, database: &Database, write: &Write, written: Written, before: Before) {
+    match (write, written) {
+        (Write::Reserve { .. }, Written::RefusedCap) => world.rare(Rare::RefusedCap),
+        (Write::Reserve { .. }, Written::RefusedDemand) => world.rare(Rare::RefusedDemand),
+        _ => {}
+    }
+    if written != Written::Done {
+        return;
+    }
+    match write {
+        Write::Reserve { worker, .. } => reserved(world, database, worker, &before),
+        Write::WorkerRunning { name, .. } | Write::WorkerCompleted { name, .. } => worker_row(world, database, name),
+        Write::WorkerFailed { name, failure, .. } => {
+            worker_failed(world, database, name, *failure);
+            worker_row(world, database, name);
+        }
+        Write::JobRunning { id, .. } | Write::JobCompleted { id, .. } => jobs_written(world, database, &[*id]),
+        Write::JobRequeued { id, at } => {
+            lock(&world.judge).requeued.insert(*id);
+            // S16: it has left what it started on before then.
+            let started = world.github.peek(|github| github.jobs.get(&id.0).and_then(|job| job.started));
+            if started.is_some_and(|started| started < *at) {
+                world.breaks("S16 silence", format!("job {id} is taken for queued again, which is not so"));
+            }
+            jobs_written(world, database, &[*id]);
+        }
+        Write::JobFailed { id, failure, .. } => {
+            match failure {
+                JobFailure::JobNotFound => world.rare(Rare::UnknownJobFailed),
+                JobFailure::InstallationGone | JobFailure::InstallationSuspended => {
+                    world.rare(Rare::InstallationJobFailed);
+                }
+            }
+            job_failed(world, database, *id, *failure);
+            jobs_written(world, database, &[*id]);
+        }
+    }
+}
+
+/// S1: a job is failed only for a reason that is true.
+fn job_failed(world: &World, database: &Database, id: JobId, failure: JobFailure) {
+    let known = world.github.peek(|github| {
+        let job = github.jobs.get(&id.0)?;
+        let account = github.account_of_repo(job.repo)?;
+        Some((account.removed, account.installation))
+    });
+    let Some((removed, installation)) = known else { return };
+    let row = database.rows.job(id).map(|row| row.installation.0);
+    let untrue = match failure {
+        JobFailure::JobNotFound => true,
+        JobFailure::InstallationGone => !removed && row == Some(installation),
+        // It may have ended while the proof was on its way.
+        JobFailure::InstallationSuspended => false,
+    };
+    if untrue {
+        world.breaks("S1 no-lost-job", format!("job {id} is failed as {failure}, which is not so"));
+    }
+}
+
+/// S2 for one worker.
+fn worker_row(world: &World, database: &Database, name: &WorkerName) {
+    let Some(status) = database.rows.worker(name).map(|row| row.status) else { return };
+    let old = {
+        let mut judge = lock(&world.judge);
+        let old = judge.workers.insert(name.clone(), status);
+        if old != Some(status) {
+            judge.last_change = world.now();
+        }
+        old
+    };
+    if let Some(old) = old
+        && (status < old || (old.is_ended() && status != old))
+    {
+        world.breaks("S2 forward-only", format!("worker {name} went from {old:?} to {status:?}"));
+    }
+}
+
+fn reserved(world: &World, database: &Database, worker: &Worker, before: &Before) {
+    if before.repeated {
+        return world.rare(Rare::ReservedTwice);
+    }
+    worker_row(world, database, &worker.name);
+    if let Some((waiting, free)) = before.demand
+        && waiting + before.unnamed <= free
+    {
+        let what = format!("{} is reserved for {waiting} waiting jobs and {free} free workers", worker.name);
+        world.breaks("S5 no-over-provision", what);
+    }
+    let cap = cap(world, worker.owner);
+    let owned = database.rows.workers().filter(|it| it.owner == worker.owner && !it.status.is_ended()).count();
+    if cap.is_some_and(|cap| owned > cap as usize) {
+        world.breaks("S4 cap", format!("owner {} has {owned} workers, its cap is {cap:?}", worker.owner));
+    }
+    let fits = |job: &&Job| job.entity == worker.entity && job.labels == worker.labels && job.pool == worker.pool;
+    if !database.rows.jobs().any(|job| fits(&job) && !job.status.is_ended()) {
+        let what = format!("{} [{}] on {} is like no job", worker.name, worker.labels, worker.pool);
+        world.breaks("S9 exact-labels", what);
+    }
+}
+
+/// S16 and S8 for a worker that is failed: is what was concluded true? S10 and S12 for its diagnostics.
+fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure: WorkerFailure) {
+    let busy =
+        world.github.peek(|github| github.runners.values().any(|it| it.name == name.as_str() && it.job.is_some()));
+    let (alive, existed) = world.cluster.peek(|cluster| match pod(cluster, name.as_str()) {
+        Some(pod) => (!is_ended(pod.phase) && pod.deleting.is_none(), true),
+        None => (false, false),
+    });
+    let (rare, untrue) = match failure {
+        WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
+        WorkerFailure::RunnerNeverRegistered => (Some(Rare::NeverRegistered), busy),
+        WorkerFailure::RunnerLost => (Some(Rare::RunnerLost), busy),
+        WorkerFailure::PodStuckPending => (Some(Rare::StuckPending), busy),
+        // GitHub shows the runner of a pod that vanished as busy for a while.
+        WorkerFailure::ProvisioningInterrupted => (Some(Rare::InterruptedWorkerFailed), busy && alive),
+        WorkerFailure::Surplus => (Some(if existed { Rare::SurplusRetired } else { Rare::SurplusBeforeStart }), busy),
+        WorkerFailure::JitRefused => (Some(Rare::JitGivenUp), false),
+        WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
+        WorkerFailure::NameTaken | WorkerFailure::PodFailed | WorkerFailure::InstallationGone => (None, false),
+    };
+    if let Some(rare) = rare {
+        world.rare(rare);
+    }
+    if untrue {
+        world.breaks("S16 silence", format!("{name} is failed as {failure}, which is not so"));
+    }
+    let Some(info) = database.failure_info.get(name) else {
+        return world.breaks("S12 grace", format!("{name} is failed without diagnostics"));
+    };
+    if logs::leaks(&info.to_string()) {
+        world.breaks("S10 one-jit-one-pod", format!("the diagnostics of {name} show a secret"));
+    }
+}
+
+/// A write as a number and in words.
+pub fn what(write: &Write) -> (i64, String) {
+    match write {
+        Write::Reserve { worker, .. } => {
+            (number(worker.name.as_str()), format!("reserve {} [{}]", worker.name, worker.labels))
+        }
+        Write::WorkerRunning { name, .. } => (number(name.as_str()) ^ 1, format!("{name} running")),
+        Write::WorkerCompleted { name, .. } => (number(name.as_str()) ^ 2, format!("{name} completed")),
+        Write::WorkerFailed { name, failure, .. } => {
+            (number(name.as_str()) ^ 3 ^ ((*failure as i64) << 8), format!("{name} failed: {failure}"))
+        }
+        Write::JobRunning { id, .. } => (id.0 ^ (1 << 40), format!("job {id} running")),
+        Write::JobCompleted { id, .. } => (id.0 ^ (2 << 40), format!("job {id} completed")),
+        Write::JobFailed { id, failure, .. } => (id.0 ^ (3 << 40), format!("job {id} failed: {failure}")),
+        Write::JobRequeued { id, .. } => (id.0 ^ (4 << 40), format!("job {id} requeued")),
+    }
+}
