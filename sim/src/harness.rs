@@ -11,7 +11,7 @@ use std::{
 };
 
 use adapters::{
-    ghfe::{Capture, Ghfe, Room, Verifier},
+    ghfe::{Capture, Ghfe, Readers, Room, Verifier},
     github::{AppKey, Caller, GitHubClient},
     ingest::Ingest,
     kubernetes::{KubernetesClient, PodSettings},
@@ -336,6 +336,7 @@ impl Service {
             store: setup.store.clone(),
             ingest: Ingest::new(setup.store.clone(), 10_000),
             room: Room::default(),
+            readers: Readers::default(),
             policy: policy.clone(),
             clock: models.clock.clone(),
             verifier: Verifier::new(&SecretString::from(WEBHOOK_SECRET)),

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use adapters::{
     config,
-    ghfe::{Capture, Ghfe, HttpProxy, Room, StagingProxy, Verifier, router},
+    ghfe::{Capture, Ghfe, HttpProxy, Readers, Room, StagingProxy, Verifier, router},
     ingest::Ingest,
     ports::system_clock,
     postgres::PgStore,
@@ -35,6 +35,7 @@ async fn serve() -> Result<(), process::Error> {
     let ghfe = Ghfe {
         ingest: Ingest::new(store.clone(), WAITING),
         room: Room::default(),
+        readers: Readers::default(),
         store,
         policy: Arc::new(config.common.policy),
         clock: system_clock(),

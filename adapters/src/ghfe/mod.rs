@@ -4,6 +4,7 @@ mod body;
 mod capture;
 mod pages;
 mod proxy;
+mod readers;
 mod room;
 mod webhook;
 
@@ -21,6 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub use capture::Capture;
 pub use proxy::{HttpProxy, StagingProxy};
+pub use readers::{Readers, ReadersStatus};
 pub use room::{Room, RoomStatus};
 
 use crate::{
@@ -37,6 +39,8 @@ pub struct Ghfe {
     pub ingest: Ingest,
     /// Where their bodies are meanwhile.
     pub room: Room,
+    /// Who may read the store for pages and probes.
+    pub readers: Readers,
     /// Label rules and owners.
     pub policy: Arc<Policy>,
     /// The wall clock.
@@ -89,13 +93,19 @@ pub fn router(ghfe: Ghfe) -> Router {
 async fn status(State(ghfe): State<Ghfe>) -> Json<serde_json::Value> {
     let lost = ghfe.capture.as_ref().map(Capture::lost);
     let troubles = ghfe.ingest.notices().now();
-    let (deliveries, bodies) = (ghfe.ingest.status(), ghfe.room.status());
-    Json(serde_json::json!({ "deliveries": deliveries, "bodies": bodies, "capture_lost": lost, "troubles": troubles }))
+    let (deliveries, bodies, pages) = (ghfe.ingest.status(), ghfe.room.status(), ghfe.readers.status());
+    Json(serde_json::json!({
+        "deliveries": deliveries, "bodies": bodies, "pages": pages, "capture_lost": lost, "troubles": troubles,
+    }))
 }
 
 async fn ready(State(ghfe): State<Ghfe>) -> Response {
-    match ghfe.store.ping().await {
-        Ok(()) => "ready".into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n").into_response(),
+    let answers = match ghfe.readers.probe().await {
+        Some(_place) => ghfe.store.ping().await.is_ok(),
+        None => false,
+    };
+    match answers {
+        true => "ready".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n").into_response(),
     }
 }

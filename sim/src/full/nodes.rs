@@ -6,7 +6,7 @@ use std::{
 };
 
 use adapters::{
-    ghfe::{Ghfe, Room, Verifier, router},
+    ghfe::{Ghfe, Readers, Room, Verifier, router},
     github::{AppKey, Caller, GitHubClient},
     ingest::Ingest,
     kubernetes::{KubernetesClient, PodSettings},
@@ -14,16 +14,21 @@ use adapters::{
     ports::{Cluster, ClusterEvent},
     scheduler::{Health, Inspect, Scheduler},
 };
+use bytes::Bytes;
 use engine::{
     check::check,
     facts::{ClusterError, Pod, PodListing, Worker},
     ids::{PodUid, WorkerName},
 };
 use futures::{future::BoxFuture, stream::BoxStream};
+use http_body_util::{BodyExt, Full};
 use madsim::{net::NetSim, runtime::Handle};
 use secrecy::SecretString;
 use simulation::register::Fault;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     bridge, faces,
@@ -36,6 +41,8 @@ use super::{
 };
 use crate::credentials::{APPS, Error, ModelKey, WEBHOOK_SECRET};
 
+/// How long a reader waits for a page.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// Deliveries that may wait for the store at once, as in production.
 const WAITING: usize = 20_000;
 
@@ -111,6 +118,7 @@ fn ghfe(world: &Arc<World>, node: Node) -> Ghfe {
     Ghfe {
         ingest: Ingest::new(store.clone(), WAITING),
         room: Room::default(),
+        readers: Readers::default(),
         store,
         policy: world.policy.clone(),
         clock: world.clock(node),
@@ -219,6 +227,38 @@ pub fn upset(world: &Arc<World>, upset: &Upset, lasts: i64) {
         Upset::Stop(node) => stop(world, node, lasts),
         Upset::Cut(a, b) => cut(world, a, b, lasts),
         Upset::Clock(node, by) => jump(world, node, by),
+        Upset::Visit(node, pages) => visit(world, node, pages),
+    }
+}
+
+/// Readers come to a ghfe, all at once.
+fn visit(world: &Arc<World>, node: Node, pages: u32) {
+    world.more(More::Visited);
+    // From where GitHub is: outside.
+    let Some(outside) = Handle::current().get_node(Node::GitHub.to_string()) else { return };
+    for page in 0..pages {
+        let dial = Dial { world: world.clone(), from: Node::GitHub, to: node };
+        outside.spawn(async move { read_page(dial, page as usize).await });
+    }
+}
+
+/// One reader; whoever is not answered in time goes away.
+async fn read_page(dial: Dial, page: usize) {
+    let path = ["/usage", "/history.json", "/usage.json", "/history", "/ready"][page % 5];
+    let Ok(request) = http::Request::get(path).body(Full::<Bytes>::default()) else { return };
+    let exchange = async {
+        let response = dial.send(request).await.ok()?;
+        let status = response.status().as_u16();
+        response.into_body().collect().await.ok()?;
+        Some(status)
+    };
+    let status = timeout(PATIENCE, exchange).await.ok().flatten();
+    let world = &dial.world;
+    world.note("visit", page as i64, status.map_or(0, i64::from), || format!("{path} of {}: {status:?}", dial.to));
+    match status {
+        Some(503) => world.more(More::PageRefused),
+        Some(200) | None => {}
+        Some(other) => world.breaks("pages", format!("{path} of {} is answered {other}", dial.to)),
     }
 }
 

@@ -292,7 +292,8 @@ impl Client {
     /// its own.
     async fn ask(&self, request: Request) -> Result<Reply, StoreError> {
         let Ok(place) = timeout(ACQUIRE_LIMIT, self.places.acquire()).await else {
-            self.world.more(More::PoolExhausted);
+            // Whoever asks the store is bounded: pages, probes, one batch of deliveries, one term's calls.
+            self.world.breaks("connections", format!("all of {}'s are in use for 5 s", self.node));
             return Err(broken("no connection within 5 s: none can be made, or all are in use"));
         };
         let _place = place.map_err(|_| broken("the pool is closed"))?;

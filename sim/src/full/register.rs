@@ -32,15 +32,17 @@ pub enum More {
     SharedCommit,
     /// The listener for notifications connected anew.
     ListenerBack,
-    /// Every connection of a process to Postgres was busy.
-    PoolExhausted,
+    /// Many pages were asked for at once.
+    Visited,
+    /// A page was answered 503.
+    PageRefused,
     /// A scheduler ended in order, within its time.
     StoppedInTime,
 }
 
 impl More {
     /// All of them, with whether it is a fault.
-    pub const ALL: [(More, &'static str, bool); 14] = [
+    pub const ALL: [(More, &'static str, bool); 15] = [
         (More::GhfeKilled, "ghfe_killed", true),
         (More::GhfePaused, "ghfe_paused", true),
         (More::GhfeStopped, "ghfe_stopped", true),
@@ -53,7 +55,8 @@ impl More {
         (More::Answered503, "answered_503", false),
         (More::SharedCommit, "shared_commit", false),
         (More::ListenerBack, "listener_back", false),
-        (More::PoolExhausted, "pool_exhausted", false),
+        (More::Visited, "visited", true),
+        (More::PageRefused, "page_refused", false),
         (More::StoppedInTime, "stopped_in_time", false),
     ];
 }

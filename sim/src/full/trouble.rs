@@ -53,6 +53,8 @@ pub enum Upset {
     Cut(Node, Node),
     /// A process's clock jumps by this many milliseconds.
     Clock(Node, i64),
+    /// So many pages are asked of a ghfe at once.
+    Visit(Node, u32),
 }
 
 impl FullPlan {
@@ -129,6 +131,27 @@ fn draw_troubles(rng: &mut Rng, full: &mut FullPlan, profile: Profile) {
             },
         };
         full.trouble.push(Trouble { at, lasts, upset });
+    }
+    draw_visits(rng, full);
+}
+
+/// Readers come whenever they like, and more so when the pages do not.
+fn draw_visits(rng: &mut Rng, full: &mut FullPlan) {
+    let active = full.plan.quiet_at;
+    let mut times: Vec<i64> = Vec::new();
+    for trouble in &full.trouble {
+        let of_postgres =
+            matches!(trouble.upset, Upset::Vanish | Upset::Kill(Node::Postgres) | Upset::Cut(_, Node::Postgres));
+        if of_postgres && rng.chance(50) {
+            times.push(trouble.at + rng.between(0, 5 * SECOND));
+        }
+    }
+    if rng.chance(10) {
+        times.push(rng.between(0, active - 1));
+    }
+    for at in times {
+        let ghfe = Node::Ghfe(rng.below(full.ghfe as u64) as u8);
+        full.trouble.push(Trouble { at, lasts: 0, upset: Upset::Visit(ghfe, rng.between(5, 60) as u32) });
     }
 }
 

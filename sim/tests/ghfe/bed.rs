@@ -11,7 +11,7 @@ use std::{
 
 use adapters::{
     config,
-    ghfe::{Ghfe, Room, Verifier, router},
+    ghfe::{Ghfe, Readers, Room, Verifier, router},
     ingest::Ingest,
     ports::system_clock,
     postgres::PgStore,
@@ -103,6 +103,7 @@ pub async fn test_on(store: Arc<PgStore>, change: impl FnOnce(&mut Ghfe), test: 
     let mut ghfe = Ghfe {
         ingest: Ingest::new(store.clone(), 1000),
         room: Room::default(),
+        readers: Readers::default(),
         store: store.clone(),
         policy: Arc::new(policy),
         clock: system_clock(),

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use adapters::{ghfe::Room, ingest::Ingest, postgres::PgStore};
+use adapters::{
+    ghfe::{Readers, Room},
+    ingest::Ingest,
+    postgres::PgStore,
+};
 use engine::ids::Realm;
 use sim::testing::postgres::Cluster;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
@@ -127,9 +131,56 @@ async fn beyond_the_bound_deliveries_are_shed_at_once_and_counted() {
         let status: serde_json::Value = serde_json::from_str(&bed.get("/status").await.text).unwrap();
         let expected = serde_json::json!({
             "deliveries": { "recorded": recorded, "shed": shed, "failed": 0, "waiting": 0 },
-            "bodies": { "held": 0, "shed": 0 }, "capture_lost": null, "troubles": [],
+            "bodies": { "held": 0, "shed": 0 }, "pages": { "reading": 0, "shed": 0 }, "capture_lost": null, "troubles": [],
         });
         assert_eq!(status, expected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_leave_deliveries_their_connections() {
+    const PAGES: usize = 3;
+    const VISITORS: usize = 60;
+    let few = |ghfe: &mut adapters::ghfe::Ghfe| ghfe.readers = Readers::new(PAGES, Duration::from_millis(200));
+    test_with(few, async |bed| {
+        let mut lock = bed.store.pool().begin().await.unwrap();
+        // These rows are what the page is of; a delivery needs none of them.
+        sqlx::query("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+        let visitors: Vec<_> = (0..VISITORS)
+            .map(|i| {
+                let bed = bed.clone();
+                tokio::spawn(async move { bed.get(["/usage", "/usage.json"][i % 2]).await })
+            })
+            .collect();
+        let turned_away = |status: &serde_json::Value| status["pages"]["shed"].as_u64().unwrap();
+        let status = async || serde_json::from_str::<serde_json::Value>(&bed.get("/status").await.text).unwrap();
+        timeout(GITHUB, async {
+            while turned_away(&status().await) < (VISITORS - PAGES) as u64 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("all but three are turned away");
+        assert_eq!(status().await["pages"]["reading"], PAGES);
+        assert_eq!(bed.job(&body("queued", 1, ORG)).await, (200, "recorded".to_owned()));
+        assert_eq!(bed.get("/ready").await.status, 200);
+        lock.rollback().await.unwrap();
+        let (mut read, mut shed) = (0, 0);
+        for visitor in visitors {
+            let page = visitor.await.unwrap();
+            match page.status {
+                200 => read += 1,
+                503 => {
+                    shed += 1;
+                    assert_eq!(page.header("retry-after"), "10");
+                    assert_eq!(page.text, "too many pages are being read now; try again shortly\n");
+                }
+                other => panic!("{other}: {}", page.text),
+            }
+        }
+        assert_eq!((read, shed), (PAGES, VISITORS - PAGES));
+        assert_eq!(bed.get("/history").await.status, 200);
     })
     .await;
 }

@@ -36,8 +36,16 @@ async fn read_usage(ghfe: &Ghfe) -> Result<Usage, StoreError> {
     usage
 }
 
+fn later(why: &'static str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "10")], why).into_response()
+}
+
 fn unavailable() -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, "the store cannot be read now; try again shortly\n").into_response()
+    later("the store cannot be read now; try again shortly\n")
+}
+
+fn crowded() -> Response {
+    later("too many pages are being read now; try again shortly\n")
 }
 
 fn html(status: StatusCode, page: String) -> Response {
@@ -59,6 +67,7 @@ pub(super) async fn usage(State(ghfe): State<Ghfe>, headers: HeaderMap) -> Respo
     if wants_json(&headers) {
         return usage_json(State(ghfe)).await;
     }
+    let Some(_place) = ghfe.readers.page().await else { return crowded() };
     let now = (ghfe.clock)();
     match read_usage(&ghfe).await {
         Ok(usage) => html(StatusCode::OK, html::page("Usage", now, Some("/usage.json"), &html::usage(&usage, now))),
@@ -67,6 +76,7 @@ pub(super) async fn usage(State(ghfe): State<Ghfe>, headers: HeaderMap) -> Respo
 }
 
 pub(super) async fn usage_json(State(ghfe): State<Ghfe>) -> Response {
+    let Some(_place) = ghfe.readers.page().await else { return crowded() };
     match read_usage(&ghfe).await {
         Ok(usage) => {
             let jobs: Vec<Value> = usage.jobs.iter().map(job_json).collect();
@@ -126,6 +136,7 @@ pub(super) async fn history(
     if wants_json(&headers) {
         return history_json(State(ghfe), params).await;
     }
+    let Some(_place) = ghfe.readers.page().await else { return crowded() };
     let now = (ghfe.clock)();
     let refuse = |message: &str| html(StatusCode::BAD_REQUEST, html::mistake("History", now, message));
     match read(&ghfe, params, refuse).await {
@@ -141,6 +152,7 @@ pub(super) async fn history(
 }
 
 pub(super) async fn history_json(State(ghfe): State<Ghfe>, params: Result<Query<Params>, QueryRejection>) -> Response {
+    let Some(_place) = ghfe.readers.page().await else { return crowded() };
     let refuse = |message: &str| (StatusCode::BAD_REQUEST, format!("{message}\n")).into_response();
     let (range, page) = match read(&ghfe, params, refuse).await {
         Ok(read) => read,

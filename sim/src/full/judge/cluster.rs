@@ -2,6 +2,7 @@
 
 use engine::{
     decision::WorkerFailure,
+    facts::Worker,
     ids::{Time, WorkerName},
 };
 use serde_json::Value;
@@ -121,9 +122,9 @@ fn pod_deleted(world: &World, call: &Call, name: &str) {
     let uid = body.pointer("/preconditions/uid").and_then(Value::as_str);
     let known = world.cluster.peek(|cluster| {
         let pod = pod(cluster, name).filter(|pod| uid.is_none_or(|uid| uid == pod.uid))?;
-        Some((pod.phase, pod.deleting.is_some(), pod.ending.as_ref().map(|ending| ending.at)))
+        Some((pod.phase, pod.deleting.is_some(), pod.ending.as_ref().map(|ending| ending.at), pod.created))
     });
-    let Some((phase, deleting, ended)) = known else { return };
+    let Some((phase, deleting, ended, created)) = known else { return };
     if deleting {
         return;
     }
@@ -144,8 +145,11 @@ fn pod_deleted(world: &World, call: &Call, name: &str) {
     if busy && !gone && phase == Phase::Running {
         world.breaks("S8 never-kill-busy", format!("pod {name} is deleted while its runner executes a job"));
     }
-    let row = lock(&world.database).rows.worker(&WorkerName::from(name)).map(|row| (row.status, row.failure));
-    let Some((status, failure)) = row else { return world.rare(Rare::OrphanPodDeleted) };
+    let row = lock(&world.database).rows.worker(&WorkerName::from(name)).cloned();
+    let Some(Worker { status, failure, completed_at, .. }) = row else { return world.rare(Rare::OrphanPodDeleted) };
+    if completed_at.is_some_and(|at| at < created) {
+        world.rare(Rare::OrphanPodDeleted);
+    }
     if !status.is_ended() {
         return world.breaks("S12 grace", format!("pod {name} is deleted before its row has ended"));
     }
