@@ -88,6 +88,8 @@ pub enum Rejected {
     TooLong(&'static str, usize, usize),
     /// A NUL character, which no name holds and no store takes.
     Nul(&'static str),
+    /// No name that GitHub gives: it could not stand in the path of a call.
+    NotAName(&'static str),
     /// A time before 1970.
     TooEarly(&'static str),
 }
@@ -114,6 +116,9 @@ impl fmt::Display for Rejected {
             }
             Rejected::TooLong(field, bytes, most) => write!(f, "{field} has {bytes} bytes, at most {most}"),
             Rejected::Nul(field) => write!(f, "{field} holds a NUL character"),
+            Rejected::NotAName(field) => {
+                write!(f, "{field} is no name of GitHub's: letters, digits, \"-\", \"_\" and \".\" alone")
+            }
             Rejected::TooEarly(field) => write!(f, "{field} lies before 1970"),
         }
     }
@@ -202,6 +207,12 @@ fn storable(job: &Job) -> Result<(), Rejected> {
             return Err(Rejected::TooLong(field, text.len(), MAX_TEXT_BYTES));
         }
     }
+    if !is_name(&job.entity_name) {
+        return Err(Rejected::NotAName("repository.owner.login"));
+    }
+    if !job.repo.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name)) {
+        return Err(Rejected::NotAName("repository.full_name"));
+    }
     if job.labels.iter().any(|label| label.contains('\0')) {
         return Err(Rejected::Nul("workflow_job.labels"));
     }
@@ -219,6 +230,12 @@ fn storable(job: &Job) -> Result<(), Rejected> {
         }
     }
     Ok(())
+}
+
+/// Whether GitHub could have given an account or a repository this name. Names become parts of paths.
+fn is_name(text: &str) -> bool {
+    let dots = text.chars().all(|c| c == '.');
+    !dots && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 /// A queued delivery's runner fields mean nothing; a job cancelled before it started has none.

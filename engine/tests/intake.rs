@@ -255,6 +255,16 @@ fn what_no_row_could_hold_is_refused_with_what_to_do() {
             "repository.owner.login holds a NUL character",
         ),
         (
+            WorkflowJob { owner_login: Some("an org"), ..queued.clone() },
+            Rejected::NotAName("repository.owner.login"),
+            "repository.owner.login is no name of GitHub's: letters, digits, \"-\", \"_\" and \".\" alone",
+        ),
+        (
+            WorkflowJob { repo_full_name: Some("../../user?x=1#"), ..queued.clone() },
+            Rejected::NotAName("repository.full_name"),
+            "repository.full_name is no name of GitHub's: letters, digits, \"-\", \"_\" and \".\" alone",
+        ),
+        (
             WorkflowJob { html_url: Some(&text), ..queued.clone() },
             Rejected::TooLong("workflow_job.html_url", 1_025, 1_024),
             "workflow_job.html_url has 1025 bytes, at most 1024",
@@ -283,6 +293,16 @@ fn what_no_row_could_hold_is_refused_with_what_to_do() {
     for (body, expected, says) in cases {
         assert_eq!(read(body, &policy(), NOW), Err(expected.clone()));
         assert_eq!(expected.to_string(), *says);
+    }
+    for odd in
+        ["org", "org/", "/repo", "org/..", "./repo", "org/repo/x", "org/\"><script>", "org/a b", "org/é", "o%2fg/x"]
+    {
+        let body = WorkflowJob { repo_full_name: Some(odd), ..queued.clone() };
+        assert_eq!(read(&body, &policy(), NOW), Err(Rejected::NotAName("repository.full_name")), "{odd}");
+    }
+    for fine in ["org/.github", "A_b-c/d.e_f-0", "o/..."] {
+        let body = WorkflowJob { repo_full_name: Some(fine), ..queued.clone() };
+        assert_eq!(read(&body, &policy(), NOW).is_ok(), fine != "o/...", "{fine}");
     }
     assert_eq!(Rejected::Missing("x").to_string(), "x is missing or empty");
     // As many and as long as allowed are fine.

@@ -134,7 +134,7 @@ fn parse<'a, T: serde::Deserialize<'a>>(headers: &HeaderMap, body: &'a [u8]) -> 
     serde_json::from_slice(body).map_err(|error| {
         let form = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
         let what = match error.is_data() {
-            true => "a field has a wrong type or value",
+            true => &format!("{} has a wrong type or value", wrong_field::<T>(body)),
             // JSON knows no largest number. The parser tells this from a mistake in the form by its words alone.
             false if error.to_string().starts_with("number out of range") => "a number is out of range",
             false if form => "the body is not JSON: set the webhook's content type to application/json",
@@ -143,6 +143,13 @@ fn parse<'a, T: serde::Deserialize<'a>>(headers: &HeaderMap, body: &'a [u8]) -> 
         let message = format!("{what}, at line {} column {}", error.line(), error.column());
         refuse(StatusCode::BAD_REQUEST, message)
     })
+}
+
+/// The field at which reading fails; by the names that are read alone, never by what the body says.
+fn wrong_field<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> String {
+    let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(body));
+    let path = read.err().map(|error| error.path().to_string()).filter(|path| path != ".");
+    path.unwrap_or_else(|| "a field".to_owned())
 }
 
 async fn workflow_job(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, received: Time) -> Answer {

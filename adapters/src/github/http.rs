@@ -339,7 +339,10 @@ impl Session<'_> {
             }
             None => String::new(),
         };
-        let request = request.body(text).map_err(|_| unavailable("the request's path is not legal"))?;
+        // Nobody was asked, so that this says nothing of GitHub.
+        let request = request
+            .body(text)
+            .map_err(|_| GitHubError::Refused { status: 0, message: "the request's path is not legal".to_owned() })?;
         self.calls += 1;
         // A task of its own: dropping what waits for it does not end it.
         let exchange = tokio::spawn(timeout(ANSWER_LIMIT, self.caller.clone().exchange(self.who, request)));

@@ -163,7 +163,12 @@ async fn what_is_not_json_is_refused() {
             ("null", b"null".to_vec(), 400, WRONG),
             ("a list", b"[]".to_vec(), 400, WRONG),
             ("a field twice", twice.into_bytes(), 400, WRONG),
-            ("deeply nested in a field that is read", nested.into_bytes(), 400, WRONG),
+            (
+                "deeply nested in a field that is read",
+                nested.into_bytes(),
+                400,
+                "action has a wrong type or value, at line # column #\n",
+            ),
             (
                 "deeply nested beside them",
                 beside.into_bytes(),
@@ -217,7 +222,7 @@ async fn a_field_that_is_missing_null_empty_negative_or_overflowing_is_named() {
             cases.push((place, Value::Null, format!("{field} is missing or empty\n")));
             cases.push((place, json!(""), format!("{field} is missing or empty\n")));
             for wrong in [json!(5), json!([]), json!({})] {
-                let message = "a field has a wrong type or value, at line # column #\n".to_owned();
+                let message = format!("{field} has a wrong type or value, at line # column #\n");
                 cases.push((place, wrong, message));
             }
             if place != "/repository/owner/type" {
@@ -239,7 +244,7 @@ async fn a_field_that_is_missing_null_empty_negative_or_overflowing_is_named() {
             cases.push((place, Value::Null, message.to_owned()));
         }
         for wrong in [json!("yesterday"), json!("2026-02-30T00:00:00Z"), json!(5)] {
-            let message = "a field has a wrong type or value, at line # column #\n".to_owned();
+            let message = "workflow_job.created_at has a wrong type or value, at line # column #\n".to_owned();
             cases.push(("/workflow_job/created_at", wrong, message));
         }
         let early = json!("-009000-01-01T00:00:00Z");
@@ -321,8 +326,13 @@ async fn labels_may_be_odd_but_not_endless() {
             (4, "none", json!([]), IGNORED),
             (5, "an empty one", json!([""]), IGNORED),
             (6, "no platform's", json!(["ubuntu-latest"]), IGNORED),
-            (7, "not a list", json!("x"), (400, "a field has a wrong type or value, at line # column #\n")),
-            (8, "not text", json!([1]), (400, "a field has a wrong type or value, at line # column #\n")),
+            (7, "not a list", json!("x"), (400, "workflow_job.labels has a wrong type or value, at line # column #\n")),
+            (
+                8,
+                "not text",
+                json!([1]),
+                (400, "workflow_job.labels[#] has a wrong type or value, at line # column #\n"),
+            ),
             (9, "a NUL", json!(nul), (400, "workflow_job.labels holds a NUL character\n")),
             (10, "too long", json!(too_large), (400, "workflow_job.labels has 2049 bytes, at most 2048\n")),
             (11, "the most", json!(largest), (200, "recorded")),
