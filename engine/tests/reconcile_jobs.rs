@@ -51,6 +51,29 @@ fn polled(bench: &mut Bench, row: Job) {
     assert_eq!(polls(bench), [1]);
 }
 
+/// A pending job of the first organisation whose delivery named this installation.
+fn through(id: i64, installation: i64) -> Change {
+    Change::Job(Job { installation: InstallationId(installation), ..job(id, 1) })
+}
+
+/// For `span`, GitHub knows these installations and no others; through which ones was it asked?
+fn by_installation(bench: &mut Bench, there: &[i64], span: Span) -> BTreeSet<i64> {
+    let (mut asked, until) = (BTreeSet::new(), bench.now + span);
+    while bench.now < until {
+        for chosen in bench.open.clone() {
+            let Action::PollJob { installation, .. } = chosen.action else { continue };
+            asked.insert(installation.0);
+            let known = there.contains(&installation.0);
+            let queued = || ok(JobView::Queued { said_at: None });
+            let answer = if known { queued() } else { refused(GitHubError::InstallationGone) };
+            bench.answer(chosen.id, Outcome::JobPolled { asked_at: bench.now, answer });
+        }
+        bench.decide();
+        bench.tick(Span::secs(5));
+    }
+    asked
+}
+
 const CASES: &[Case] = &[
     ("a job that waits is asked about 45 s after it was queued, and every 45 s, by its entity's App", |bench| {
         bench.apply(Change::Job(job(1, 1)));
@@ -324,6 +347,64 @@ const CASES: &[Case] = &[
         answer(bench, || ok(JobView::Queued { said_at: None }));
         assert_eq!(writes(bench), []);
         assert!(bench.snapshot.knows_job(JobId(1)));
+    }),
+    ("a delivery that names an installation that is none ends nothing: the one before serves on", |bench| {
+        bench.apply(Change::Job(job(1, 1)));
+        bench.apply(Change::Job(job(2, 1)));
+        bench.apply(through(3, 999));
+        let asked = by_installation(bench, &[501], Span::mins(10));
+        assert_eq!(writes(bench), []);
+        assert!(asked.contains(&999), "it is the latest");
+        // Named again, it is known for what it is; a later one is not.
+        bench.apply(through(3, 999));
+        bench.apply(through(4, 999));
+        bench.apply(through(5, 501));
+        assert_eq!(by_installation(bench, &[501], Span::mins(5)), [501].into());
+        bench.apply(through(6, 1000));
+        assert_eq!(by_installation(bench, &[501, 1000], Span::mins(5)), [1000].into());
+        assert_eq!(writes(bench), []);
+    }),
+    ("whichever delivery came first", |bench| {
+        bench.apply(through(3, 999));
+        bench.apply(through(1, 501));
+        bench.apply(through(2, 400));
+        by_installation(bench, &[501], Span::mins(10));
+        assert_eq!(by_installation(bench, &[501], Span::mins(2)), [501].into());
+        assert_eq!(writes(bench), []);
+        // A job that GitHub does not know there is failed, though its row names the one that is none.
+        for chosen in bench.open.clone() {
+            let answer = refused(GitHubError::NotFound);
+            bench.answer(chosen.id, Outcome::JobPolled { asked_at: bench.now, answer });
+        }
+        bench.tick(SWEEP);
+        answer(bench, || refused(GitHubError::NotFound));
+        let failed = writes(bench);
+        assert_eq!(failed.len(), 3);
+        assert!(
+            failed.iter().all(|it| matches!(it, Write::JobFailed { through: InstallationId(999), .. })),
+            "{failed:?}"
+        );
+    }),
+    ("where none of those that were named is there, the jobs are failed, and the latest is asked again", |bench| {
+        for (id, installation) in [(1, 501), (2, 999), (3, 700)] {
+            bench.apply(through(id, installation));
+        }
+        let mut asked = BTreeSet::new();
+        while writes(bench).is_empty() {
+            assert!(bench.now < START + Span::mins(15), "asked through {asked:?}");
+            asked.extend(by_installation(bench, &[], Span::secs(5)));
+        }
+        assert_eq!(asked, [501, 700, 999].into());
+        let failed = writes(bench);
+        assert_eq!(failed.len(), 3);
+        assert!(
+            failed.iter().all(|it| matches!(it, Write::JobFailed { through: InstallationId(999), .. })),
+            "{failed:?}"
+        );
+        bench.answer_writes();
+        bench.apply(Change::Job(Job { created_at: bench.now, ..job(4, 1) }));
+        assert_eq!(by_installation(bench, &[999], Span::mins(5)), [999].into());
+        assert_eq!(writes(bench), []);
     }),
     ("one that is suspended fails its pending jobs alone: what runs may end by itself", |bench| {
         polled(bench, job(1, 1));

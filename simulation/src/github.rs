@@ -524,7 +524,7 @@ impl Sim {
         if self.strikes(Fault::WebhookNoInstallation) {
             installation = None;
         } else if self.strikes(Fault::WebhookOldInstallation) {
-            installation = installation.map(|id| id - 1);
+            installation = installation.map(|real| wrong_installation(real, id));
         }
         self.send(account, Body::Job { action, job: id, installation, started, ended, runner });
     }
@@ -903,4 +903,10 @@ impl Account {
             self.reset_at = now + HOUR;
         }
     }
+}
+
+/// The installation that a delivery of this job names in place of the real one: an earlier one, or a later one that no App of
+/// ours has (another App's, say).
+pub fn wrong_installation(real: i64, job: i64) -> i64 {
+    if job % 2 == 0 { real - 1 } else { real + 1_000_000 }
 }

@@ -83,6 +83,8 @@ const GRACE: i64 = 6 * HOUR;
 const FRESH: i64 = 2 * SECOND;
 /// Views may lag this much behind nodes that come and go (S6).
 const VIEW_LAG: i64 = 4 * MINUTE;
+/// What rows have said for so long, every leader has read.
+const NAMED: i64 = 10 * MINUTE;
 
 /// What a write found before it was made.
 #[derive(Debug, Default)]
@@ -165,6 +167,8 @@ pub struct Judge {
     done_at: Option<i64>,
     decisions_at_done: u64,
     reachable: Vec<bool>,
+    /// Since when rows have named an entity's installation rightly.
+    named: BTreeMap<(EntityId, i64), i64>,
     /// By account, how often it was refused without being told until when, and until when it is advised to wait. A caller
     /// may not hear of the answers in between.
     untold: BTreeMap<usize, (u32, i64)>,
@@ -207,6 +211,10 @@ impl Sim {
             self.judge.moved.insert(row.owner, self.now);
             if is_waiting(&row) {
                 self.judge_needed(&row);
+            }
+            let real = self.account_of(row.entity.0).map(|account| self.github.accounts[account].installation);
+            if real == Some(row.installation.0) {
+                self.judge.named.entry((row.entity, row.installation.0)).or_insert(self.now);
             }
             self.judge.jobs.insert(id, row);
         }
@@ -355,13 +363,24 @@ impl Sim {
         let row = self.store.rows.job(id).map(|row| row.installation.0);
         let untrue = match failure {
             JobFailure::JobNotFound => true,
-            JobFailure::InstallationGone => !account.removed && row == Some(account.installation),
+            JobFailure::InstallationGone => {
+                let real = account.installation;
+                !account.removed && (row == Some(real) || self.was_named(id, real))
+            }
             // It may have ended while the proof was on its way.
             JobFailure::InstallationSuspended => false,
         };
         if untrue {
             self.breaks("S1 no-lost-job", format!("job {id} is failed as {failure}, which is not so"));
         }
+    }
+
+    /// Whether rows have long named the installation that is there: then one that names another says nothing of the App.
+    fn was_named(&self, id: JobId, real: i64) -> bool {
+        let Some(entity) = self.store.rows.job(id).map(|row| row.entity) else { return false };
+        let since = self.judge.named.get(&(entity, real));
+        let names = |row: &Job| row.entity == entity && row.installation.0 == real && !row.status.is_ended();
+        since.is_some_and(|since| self.now - since > NAMED) && self.store.rows.jobs().any(names)
     }
 
     /// S2 for one worker.

@@ -85,6 +85,7 @@ fn is_needless(turn: &Turn<'_>, name: &WorkerName) -> bool {
 /// Makes the JIT call when the limits allow; `expires` is when the worker is given up instead.
 fn mint(turn: &mut Turn<'_>, name: &WorkerName, expires: Time) {
     let (now, governor) = (turn.now, turn.policy.governor);
+    follow_installation(turn, name);
     let Some(worker) = turn.s.workers.get_mut(name) else { return };
     let (row, paid) = (worker.row.clone(), worker.mint_paid);
     let allowance = &mut turn.s.installation(row.installation).allowance;
@@ -108,6 +109,18 @@ fn mint(turn: &mut Turn<'_>, name: &WorkerName, expires: Time) {
     }
     let flight = Flight::Mint(name.clone(), row.installation);
     begin(turn, name, flight, Action::MintJit(Box::new(row)));
+}
+
+/// The installation that it was reserved for may have been overtaken, or found to be none of our App's.
+fn follow_installation(turn: &mut Turn<'_>, name: &WorkerName) {
+    let Some(worker) = turn.s.worker(name) else { return };
+    let Some(installation) = turn.s.scopes.get(&worker.row.entity).map(|scope| scope.scope.installation) else {
+        return;
+    };
+    if worker.row.installation != installation {
+        turn.s.refund_mint(name);
+        turn.s.edit_worker(name, |worker| worker.row.installation = installation);
+    }
 }
 
 fn pod(turn: &mut Turn<'_>, name: &WorkerName) {

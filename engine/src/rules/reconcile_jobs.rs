@@ -23,7 +23,7 @@ pub(crate) fn run(turn: &mut Turn<'_>) {
     turn.each_due(
         |due| &mut due.polls,
         |turn, &id| {
-            fail_jobs_of_gone_installation(turn, id);
+            leave_gone_installation(turn, id);
             poll(turn, id);
         },
     );
@@ -67,8 +67,9 @@ fn ends_by_itself(job: &JobEntry, failure: JobFailure) -> bool {
     failure == JobFailure::InstallationSuspended && job.status != Status::Pending
 }
 
-/// A gone installation's jobs can never be served or looked at: they are failed with that reason.
-fn fail_jobs_of_gone_installation(turn: &mut Turn<'_>, installation: InstallationId) {
+/// A gone installation's jobs can never be served or looked at through it. They are through another one that deliveries
+/// have named; where none of those is there either, they are failed with that reason.
+fn leave_gone_installation(turn: &mut Turn<'_>, installation: InstallationId) {
     let now = turn.now;
     let entry = turn.s.installation(installation);
     let is_proof = |gone: &Gone| gone.last.since(gone.since) >= GONE_PROOF && now.since(gone.last) < GONE_PROOF;
@@ -82,12 +83,15 @@ fn fail_jobs_of_gone_installation(turn: &mut Turn<'_>, installation: Installatio
         Flight::Poll(id, through) if *through == installation => Some(*id),
         _ => None,
     }));
+    let lost = (failure == JobFailure::InstallationGone).then(|| turn.s.fall_back(installation));
     for id in jobs {
         let Some(job) = turn.s.jobs.get(&id) else { continue };
-        if ends_by_itself(job, failure) {
+        let scope = turn.s.groups[job.group as usize].scope;
+        if ends_by_itself(job, failure) || lost.as_ref().is_some_and(|lost| !lost.contains(&scope)) {
             continue;
         }
-        let finding = Finding::Failed { failure, through: installation };
+        let through = turn.s.scopes[scope].latest();
+        let finding = Finding::Failed { failure, through };
         turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = Some(finding)));
         write_finding(turn, id);
     }

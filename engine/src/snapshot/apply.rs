@@ -181,13 +181,13 @@ impl Snapshot {
         let known = &self.jobs[row];
         let (gx, installation) = (known.group, known.installation);
         let group = &self.groups[gx as usize];
-        // Of an entity's installations only the latest exists; one that a delivery left out is the same. While a job is
-        // under way its installation may have been overtaken.
+        // Nearly always it names the installation that is known, or none. While a job is under way that may have been
+        // overtaken.
         let same = group.key.entity == job.entity
             && group.key.labels == job.labels
             && group.entity_type == job.entity_type
             && !known.in_flight
-            && self.installations.id_of(installation) >= job.installation;
+            && (self.installations.id_of(installation) == job.installation || job.installation.0 == 0);
         if same {
             return (gx, installation);
         }

@@ -25,7 +25,7 @@ use super::{Gx, InstallationEntry, JobEntry, JobPlace, Key, Px, Row, ScopeEntry,
 use crate::{
     facts::{Job, RunnerScope, Status, Worker},
     governor::Backoff,
-    ids::{self, EntityId, EntityType, Image, JobId, OwnerId, Pool, Time, WorkerName},
+    ids::{self, EntityId, EntityType, Image, InstallationId, JobId, OwnerId, Pool, Time, WorkerName},
     labels::LabelSet,
     policy::Policy,
 };
@@ -346,8 +346,8 @@ impl Snapshot {
     pub(crate) fn group_of_job(&mut self, job: &Job) -> Gx {
         // Nearly always it is known already: then there is nothing to learn.
         let known = self.scopes.row_of(&job.entity).filter(|&row| {
-            let scope = &self.scopes[row].scope;
-            scope.installation >= job.installation && scope.entity_type == job.entity_type
+            let scope = &self.scopes[row];
+            scope.knows(job.installation) && scope.scope.entity_type == job.entity_type
         });
         let row = known.unwrap_or_else(|| self.learn_scope(job_scope(job)));
         self.group_in(row, &job.labels, job.owner, &job.entity_name, job.entity_type)
@@ -370,22 +370,33 @@ impl Snapshot {
     }
 
     pub(crate) fn group_of_worker(&mut self, worker: &Worker) -> Gx {
-        let row = match self.scopes.row_of(&worker.entity) {
-            Some(row) => row,
-            None => self.scope_of(worker.scope()),
-        };
+        let known = self.scopes.row_of(&worker.entity).filter(|&row| self.scopes[row].knows(worker.installation));
+        let row = known.unwrap_or_else(|| self.learn_scope(worker.scope()));
         self.group_in(row, &worker.labels, worker.owner, &worker.entity_name, worker.entity_type)
     }
 
     /// Learns of a scope. When its installation is a newer one than was known, the entity's jobs are asked about and
     /// failed through that: the old one's end says nothing of them any more.
     pub(crate) fn learn_scope(&mut self, scope: RunnerScope) -> Row {
-        let entity = scope.entity;
-        let old = self.scopes.get(&entity).map(|known| known.scope.installation);
+        let old = self.scopes.get(&scope.entity).map(|known| known.scope.installation);
         let row = self.scope_of(scope);
-        let new = self.scopes[row].scope.installation;
-        let Some(old) = old.filter(|&old| old != new) else { return row };
+        if let Some(old) = old {
+            self.follow_home(row, old);
+        }
+        row
+    }
+
+    /// Has a scope's jobs, groups and workers go by its installation, when that is not `old` any more.
+    fn follow_home(&mut self, row: Row, old: InstallationId) {
+        let entity = self.scopes.id_of(row);
+        if self.scopes[row].scope.installation == old {
+            return;
+        }
         self.touch(Key::Scope(entity));
+        let groups: Vec<Gx> = self.scopes[row].groups.values().copied().collect();
+        for gx in groups {
+            self.touch(Key::Group(gx));
+        }
         self.touch_workers_of(entity);
         let polls = self.installations.get(&old).map(|entry| &entry.polls);
         let of_entity = |id: &JobId| self.jobs.get(id).is_some_and(|job| self.groups[job.group as usize].scope == row);
@@ -393,7 +404,42 @@ impl Snapshot {
         for id in jobs {
             self.edit_job(id, |_| {});
         }
-        row
+    }
+
+    /// Our App has no installation `gone`, as calls have proven. What went by it goes by the latest other one that a
+    /// delivery has named and nothing has shown to be gone: one wrong delivery must not end all jobs of an account. The
+    /// scopes that none is left for go by the latest of all again, which the next call shows to be there or not; they are
+    /// returned.
+    pub(crate) fn fall_back(&mut self, gone: InstallationId) -> BTreeSet<Row> {
+        let mut lost = BTreeSet::new();
+        let Some(old) = self.installations.row_of(&gone) else { return lost };
+        let rows: Vec<Row> = (0..self.scopes.len() as Row).filter(|&row| self.scopes[row].home == old).collect();
+        for row in rows {
+            let scope = &mut self.scopes[row];
+            scope.note_other(gone, true);
+            let left = scope.others.iter().filter(|other| !other.gone).map(|other| other.id).max();
+            let before = scope.gone_before.or(scope.gone);
+            let next = match left {
+                Some(next) => {
+                    (scope.gone, scope.gone_before) = (None, before);
+                    next
+                }
+                None => {
+                    lost.insert(row);
+                    scope.gone = before;
+                    for other in &mut scope.others {
+                        other.gone = false;
+                    }
+                    scope.latest()
+                }
+            };
+            scope.others.retain(|other| other.id != next);
+            scope.scope.installation = next;
+            let home = self.installations.row_or_insert_with(next, InstallationEntry::default);
+            self.scopes[row].home = home;
+            self.follow_home(row, gone);
+        }
+        lost
     }
 
     /// The row of the installation that serves a group, as far as is known.
@@ -419,14 +465,23 @@ impl Snapshot {
             groups: BTreeMap::new(),
             last_group: None,
             home,
+            others: Vec::new(),
+            gone_before: None,
             timer: Time::NEVER,
         });
         let entry = &mut self.scopes[row];
         // An organisation and a repository may have the same number; neither takes the other's place.
-        if scope.installation > entry.scope.installation && scope.entity_type == entry.scope.entity_type {
+        if entry.knows(scope.installation) || scope.entity_type != entry.scope.entity_type {
+            return row;
+        }
+        // A later installation has a greater number.
+        if scope.installation > entry.latest() {
+            entry.note_other(entry.scope.installation, false);
             entry.scope = scope;
             entry.home = home;
-            entry.gone = None;
+            (entry.gone, entry.gone_before) = (None, None);
+        } else {
+            entry.note_other(scope.installation, false);
         }
         row
     }

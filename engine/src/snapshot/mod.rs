@@ -246,6 +246,8 @@ pub(crate) struct ScopeEntry {
     pub scope: RunnerScope,
     /// Its installation's row.
     pub home: Row,
+    /// Other installations that deliveries have named: earlier ones, and wrong ones. No more than [`MAX_OTHERS`] (S15).
+    pub others: Vec<Other>,
     /// Ours, by name.
     pub runners: BTreeMap<WorkerName, RunnerEntry>,
     /// When the last complete listing was asked for.
@@ -264,6 +266,8 @@ pub(crate) struct ScopeEntry {
     pub workers: BTreeSet<WorkerName>,
     /// Its installation was gone at the last attempt, and at every one since then.
     pub gone: Option<Time>,
+    /// The same of the one before, while another is tried.
+    pub gone_before: Option<Time>,
     /// Its groups by their labels.
     pub groups: BTreeMap<LabelSet, Gx>,
     /// The group that was asked for last: the next job is most often of the same.
@@ -272,7 +276,40 @@ pub(crate) struct ScopeEntry {
     timer: Time,
 }
 
+/// An installation that a delivery has named and that is not taken for the present one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Other {
+    pub id: InstallationId,
+    /// Calls have shown that our App has no such installation.
+    pub gone: bool,
+}
+
+/// How many other installations are kept in mind for one scope.
+pub(crate) const MAX_OTHERS: usize = 8;
+
 impl ScopeEntry {
+    /// Whether there is nothing to learn from a delivery that names this installation; 0 when it names none.
+    pub fn knows(&self, id: InstallationId) -> bool {
+        id == self.scope.installation || id.0 == 0 || self.others.iter().any(|other| other.id == id)
+    }
+
+    /// The greatest installation that a delivery has named.
+    pub fn latest(&self) -> InstallationId {
+        self.others.iter().map(|other| other.id).fold(self.scope.installation, InstallationId::max)
+    }
+
+    /// Keeps another installation in mind, in place of the least when there are too many.
+    fn note_other(&mut self, id: InstallationId, gone: bool) {
+        if id.0 == 0 {
+            return;
+        }
+        self.others.retain(|other| other.id != id);
+        self.others.push(Other { id, gone });
+        if self.others.len() > MAX_OTHERS {
+            self.others.sort_by_key(|other| core::cmp::Reverse((!other.gone, other.id)));
+            self.others.truncate(MAX_OTHERS);
+        }
+    }
     /// Asks for a listing asked for at or after `moment`. The earliest wish is kept: whoever wished for a later one is
     /// looked at when the listing is there, and wishes again.
     pub fn want(&mut self, moment: Time) {

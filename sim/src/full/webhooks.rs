@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use serde::Deserialize;
 use serde_json::Value;
-use simulation::register::{Fault, Rare};
+use simulation::{
+    github::wrong_installation,
+    register::{Fault, Rare},
+};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -82,7 +85,7 @@ fn edited(world: &World, outgoing: &Outgoing) -> String {
             map.remove("installation");
         }
     } else if let Some(id) = body.pointer_mut("/installation/id") {
-        *id = Value::from(id.as_i64().unwrap_or(1) - 1);
+        *id = Value::from(wrong_installation(id.as_i64().unwrap_or(1), job_of(&outgoing.body).unwrap_or(0)));
     }
     let body = body.to_string();
     world.github.garble(outgoing.id, body.clone(), !none);

@@ -223,6 +223,29 @@ impl Look<'_> {
         self.hold("L8 failover", 0, able && !led, LED, || "nobody leads".to_owned());
     }
 
+    /// By account, how long it takes until all its jobs have been asked about in turn: those whose end was lost, too.
+    fn rounds(&self, github: &GitHub) -> BTreeMap<i64, i64> {
+        let mut asked: BTreeMap<i64, i64> = BTreeMap::new();
+        for row in self.database.rows.jobs().filter(|row| !row.status.is_ended()) {
+            if let Some(account) = account_of(github, row.entity.0) {
+                *asked.entry(account).or_default() += 1;
+            }
+        }
+        let a_minute =
+            |account: &i64| github.accounts.get(account).map_or(1, |it| i64::from(it.quota.limit) / 240).max(1);
+        asked.into_iter().map(|(account, jobs)| (account, jobs * MINUTE / a_minute(&account))).collect()
+    }
+
+    /// The time that a job's turn takes to come; one whose end was lost keeps that of when it was.
+    fn turn(&self, id: i64, lost: bool, round: i64) -> i64 {
+        let mut judge = lock(&self.world.judge);
+        if !lost {
+            judge.turns.remove(&id);
+            return round;
+        }
+        round.max(*judge.turns.entry(id).or_insert(round))
+    }
+
     /// L2: rows follow GitHub.
     fn at_jobs(&self) {
         self.world.github.peek(|github| {
@@ -231,6 +254,7 @@ impl Look<'_> {
             let lost = github.log.iter().filter(|it| it.over && !(200..300).contains(&it.status)).count() as i64;
             let backlog = lost * MINUTE / REPEATED;
             let poor = poor(github, self.world.time());
+            let rounds = self.rounds(github);
             for (&id, job) in &github.jobs {
                 let Some(account) = github.repos.get(&job.repo).map(|repo| repo.account) else { continue };
                 if !self.is_healthy(github, account) {
@@ -248,17 +272,11 @@ impl Look<'_> {
                 let ours =
                     named.is_some_and(|name| self.database.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
                 let poor = poor.contains(&account);
-                // All that wait are asked about in turn.
-                let open = github.jobs.values().filter(|it| !matches!(it.state, JobState::Completed(_)));
-                let a_minute = github.accounts.get(&account).map_or(1, |it| i64::from(it.quota.limit) / 240).max(1);
-                let of_it = |it: &&crate::world::github::Job| {
-                    github.repos.get(&it.repo).is_some_and(|repo| repo.account == account)
-                };
-                let round = open.filter(of_it).count() as i64 * MINUTE / a_minute;
+                let late = done && !row.status.is_ended();
+                let round = self.turn(id, late, rounds.get(&account).copied().unwrap_or(0));
                 // While its account is poor a job's time does not run; an hour must do all the same.
                 let asked = ENDED + round;
                 let limit = if ours || row.status == Status::Pending { asked } else { asked.max(SWEPT) };
-                let late = done && !row.status.is_ended();
                 for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
                     self.hold("L2 ended", key, holds, limit, || {
                         format!("job {id} has ended and its row says {:?}", row.status)

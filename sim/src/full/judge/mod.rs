@@ -49,7 +49,11 @@ pub struct Judge {
     /// Watches are refused until then.
     watches: i64,
     requeued: BTreeSet<JobId>,
+    /// Since when rows have named an entity's installation rightly.
+    named: BTreeMap<(i64, i64), i64>,
     held: BTreeMap<(&'static str, i64), i64>,
+    /// How long a job whose end was lost waits for those that were asked about before it.
+    turns: BTreeMap<i64, i64>,
     last_change: i64,
     /// Pods that calls made whose callers had given them up, and when.
     late_pods: BTreeMap<String, i64>,

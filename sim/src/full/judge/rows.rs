@@ -7,7 +7,7 @@ use engine::{
     facts::{Job, Status, Worker, Written},
     ids::{Epoch, JobId, WorkerName},
 };
-use simulation::{register::Rare, trace::number};
+use simulation::{register::Rare, run::MINUTE, trace::number};
 
 use super::{
     super::{
@@ -15,8 +15,11 @@ use super::{
         postgres::{Database, is_waiting},
         world::{World, lock},
     },
-    cap, is_ended, pod,
+    account_of, cap, is_ended, pod,
 };
+
+/// What rows have said for so long, every leader has read.
+const NAMED: i64 = 10 * MINUTE;
 
 /// What a write found before it was made.
 #[derive(Debug, Default)]
@@ -45,7 +48,14 @@ pub fn recording(world: &World, database: &Database, event: &Job) {
 pub fn jobs_written(world: &World, database: &Database, ids: &[JobId]) {
     for &id in ids {
         let Some(row) = database.rows.job(id) else { continue };
+        let real = world.github.peek(|github| {
+            let account = account_of(github, row.entity.0).and_then(|account| github.accounts.get(&account));
+            account.is_some_and(|account| account.installation == row.installation.0)
+        });
         let mut judge = lock(&world.judge);
+        if real {
+            judge.named.entry((row.entity.0, row.installation.0)).or_insert(world.now());
+        }
         let old = judge.jobs.insert(id, row.status);
         if old != Some(row.status) {
             judge.last_change = world.now();
@@ -179,16 +189,25 @@ fn job_failed(world: &World, database: &Database, id: JobId, failure: JobFailure
         Some((account.removed, account.installation))
     });
     let Some((removed, installation)) = known else { return };
-    let row = database.rows.job(id).map(|row| row.installation.0);
+    let row = database.rows.job(id);
+    let named =
+        row.is_some_and(|row| row.installation.0 == installation || was_named(world, database, row, installation));
     let untrue = match failure {
         JobFailure::JobNotFound => true,
-        JobFailure::InstallationGone => !removed && row == Some(installation),
+        JobFailure::InstallationGone => !removed && named,
         // It may have ended while the proof was on its way.
         JobFailure::InstallationSuspended => false,
     };
     if untrue {
         world.breaks("S1 no-lost-job", format!("job {id} is failed as {failure}, which is not so"));
     }
+}
+
+/// Whether rows have long named the installation that is there: then one that names another says nothing of the App.
+fn was_named(world: &World, database: &Database, row: &Job, real: i64) -> bool {
+    let since = lock(&world.judge).named.get(&(row.entity.0, real)).copied();
+    let names = |it: &Job| it.entity == row.entity && it.installation.0 == real && !it.status.is_ended();
+    since.is_some_and(|since| world.now() - since > NAMED) && database.rows.jobs().any(names)
 }
 
 /// S2 for one worker.
