@@ -135,6 +135,28 @@ const CASES: &[Case] = &[
         bench.tick(Span(1));
         assert_eq!(step(bench), "mint");
     }),
+    ("the installation that it was reserved for is left for another: the call goes through that", |bench| {
+        let name = reserved(bench);
+        bench.apply(Change::Job(Job { installation: InstallationId(999), ..job(2, 1) }));
+        answer(bench, "reserve", done());
+        let mut through = Vec::new();
+        while step(bench) != "pod" {
+            assert!(bench.now < START + Span::mins(2), "asked through {through:?}");
+            if let Some(chosen) = bench.open.iter().find(|chosen| name_of(&chosen.action) == "mint") {
+                let Action::MintJit(worker) = &chosen.action else { unreachable!() };
+                assert_eq!(worker.name, name);
+                through.push(worker.installation.0);
+                let gone = worker.installation.0 == 999;
+                let outcome = if gone { Outcome::JitMinted(refused(GitHubError::InstallationGone)) } else { minted() };
+                let id = chosen.id;
+                bench.answer(id, outcome);
+                bench.decide();
+            }
+            bench.tick(Span::secs(5));
+        }
+        through.dedup();
+        assert_eq!(through, [999, 501], "the latest first, and when that is none the one before");
+    }),
     ("the pod exists already: a listing shows it, and its Secret is next", |bench| {
         let name = reserved(bench);
         answer(bench, "reserve", done());
