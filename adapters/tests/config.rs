@@ -170,10 +170,6 @@ fn one_variables_mistake_is_one_message() {
     let no_staging = "STAGING_URL is not set: production forwards there what the configuration marks as staging's \
                       (luhenry, riseproject-dev)";
     let unusable = |why: &str| format!("K8S_KUBECONFIG cannot be used: {why}");
-    let program = |name: &str| {
-        let version = "client.authentication.k8s.io/v1";
-        format!("exec: {{apiVersion: {version}, command: \"{name}\", interactiveMode: Never}}, password: c2")
-    };
     let authority = format!("6443\", certificate-authority-data: \"{SECRET}\"");
     let cases: Vec<(&str, &str, String, String)> = vec![
         ("ghfe", "STAGING_URL", String::new(), no_staging.into()),
@@ -186,11 +182,11 @@ fn one_variables_mistake_is_one_message() {
         ("scheduler", key, pem("PUBLIC KEY", &public), not_key.into()),
         ("scheduler", key, pem("CERTIFICATE", SECRET.as_bytes()), not_key.into()),
         ("scheduler", cluster, with("contexts: [", "contexts: []\nother: ["), "K8S_KUBECONFIG has no context".into()),
-        ("scheduler", cluster, with("t-context: c", "t-context: d"), unusable("failed to load current context: d")),
-        ("scheduler", cluster, with("{cluster: k,", "{cluster: l,"), unusable("failed to load the cluster of context")),
-        ("scheduler", cluster, with("https://127.0.0.1:6443", ""), unusable("failed to parse cluster url")),
-        ("scheduler", cluster, with("6443\"", &authority), unusable("failed to")),
-        ("scheduler", cluster, with("token: ", "client-key-data: "), unusable("")),
+        ("scheduler", cluster, with("t-context: c", "t-context: d"), unusable("its current-context is \"d\"")),
+        ("scheduler", cluster, with("{cluster: k,", "{cluster: l,"), unusable("its context names the cluster \"l\"")),
+        ("scheduler", cluster, with("https://127.0.0.1:6443", ""), unusable("its cluster's server is not")),
+        ("scheduler", cluster, with("6443\"", &authority), unusable("its cluster's certificate-au")),
+        ("scheduler", cluster, with("token: ", "client-key-data: "), unusable("its user's client-key-data is not")),
         (
             "scheduler",
             cluster,
@@ -206,24 +202,6 @@ fn one_variables_mistake_is_one_message() {
         (
             "scheduler",
             cluster,
-            with("token: ", "tokenFile: /nowhere, password: "),
-            unusable("auth error: failed to read"),
-        ),
-        (
-            "scheduler",
-            cluster,
-            with("token: c2", &program("nowhere-to-be-found")),
-            unusable("auth error: unable to run"),
-        ),
-        (
-            "scheduler",
-            cluster,
-            with("token: c2", &program("false")),
-            unusable("the program that gives its user's token failed: exit status: 1"),
-        ),
-        (
-            "scheduler",
-            cluster,
             with("kind: Config", &format!("kind: [{SECRET}")),
             "K8S_KUBECONFIG is not a kubeconfig".into(),
         ),
@@ -234,6 +212,76 @@ fn one_variables_mistake_is_one_message() {
         let found = mistakes(process, &env, "");
         assert!(found.len() == 1 && found[0].starts_with(&message), "{name}: {message}: {found:#?}");
     }
+}
+
+/// A kubeconfig's user may be known by a program or a file alone, and whatever either says can be a secret.
+#[test]
+fn what_the_source_of_a_token_says_is_never_shown() {
+    let mistake = |user: &str| {
+        let mut env = good();
+        env.insert("K8S_KUBECONFIG".to_owned(), KUBECONFIG.replace(&format!("token: {SECRET}"), user));
+        let found = mistakes("scheduler", &env, "");
+        assert!(found.len() <= 1, "{user}: {found:#?}");
+        found.into_iter().next().unwrap_or_default()
+    };
+    let version = "client.authentication.k8s.io/v1";
+    let program = |command: &str, script: &str| {
+        let script = format!("printf '%s' '{SECRET}' >&2; {script}");
+        let env = format!("[{{name: TOKEN, value: {SECRET}}}]");
+        format!("exec: {{apiVersion: {version}, command: {command}, args: [-c, {script:?}], env: {env}}}")
+    };
+    let says = |text: &str| program("sh", &format!("printf '%s' '{}'", text.replace('@', SECRET)));
+    let credential = |status: &str| says(&format!(r#"{{"apiVersion": "{version}", "status": {status}}}"#));
+    let provider = |config: &str| format!("auth-provider: {{name: gcp, config: {{{config}}}}}");
+    let wrote = "the program that gives its user's token wrote";
+    let something_else = format!("{wrote} something else: it must write an ExecCredential in JSON");
+    for (user, expected) in [
+        (
+            program("nowhere-to-be-found", ""),
+            "the program that gives its user's token cannot be run: entity not found: install it here",
+        ),
+        (
+            program("sh", &format!("echo {SECRET}; exit 3")),
+            "the program that gives its user's token failed: exit status: 3: run it by hand to see why",
+        ),
+        (says("@"), &something_else),
+        (says("{\"token\": @"), &something_else),
+        (says("[\"@\"]"), &something_else),
+        (credential("\"@\""), &something_else),
+        (credential("{\"token\": [\"@\"]}"), &something_else),
+        (says("{\"token\": \"@\"}"), &format!("{wrote} none: its ExecCredential must have a status")),
+        (credential("{\"tokens\": \"@\"}"), &format!("{wrote} neither a token nor a certificate")),
+        (
+            credential("{\"token\": \"a\", \"expirationTimestamp\": \"@\"}"),
+            "its user's token ends at a time that cannot be read: it must be as 2030-01-31T00:00:00Z",
+        ),
+        (
+            credential("{\"clientCertificateData\": \"@\", \"clientKeyData\": \"@\"}"),
+            "its user's client key holds no private key in PEM form",
+        ),
+        (format!("exec: {{apiVersion: {SECRET}}}"), "its user's exec names no command: name the program to run"),
+        (format!("tokenFile: /{SECRET}"), "its user's tokenFile names a file that cannot be read: entity not found"),
+        (
+            format!("client-certificate: /{SECRET}, client-key: /{SECRET}"),
+            "its user's client-certificate names a file that cannot be read: entity not found",
+        ),
+        (
+            format!("auth-provider: {{name: {SECRET}}}"),
+            "its user's auth-provider cannot be used: give a token, a client certificate, or exec",
+        ),
+        (provider(&format!("cmd-path: echo, cmd-args: {SECRET}, token-key: t")), &something_else),
+        (
+            provider(&format!("access-token: {SECRET}, expiry: {SECRET}")),
+            "its user's token ends at a time that cannot be read: it must be as 2030-01-31T00:00:00Z",
+        ),
+        (
+            format!("token: a, as: \"{SECRET}\\n\""),
+            "its user acts as somebody whose name no header can carry: mend its as, as-uid, as-groups and as-user-extra",
+        ),
+    ] {
+        assert_eq!(mistake(&user), format!("K8S_KUBECONFIG cannot be used: {expected}"), "{user}");
+    }
+    assert_eq!(mistake(&credential("{\"token\": \"@\"}")), "", "a program that does as it should");
 }
 
 /// What production needs beside the rest is told with the rest, also where the file has mistakes.

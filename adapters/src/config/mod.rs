@@ -1,5 +1,6 @@
 //! Configuration: file and environment, parsed once; every mistake is told at once, before anything starts.
 
+mod cluster;
 mod document;
 mod file;
 
@@ -11,8 +12,7 @@ use std::{
 };
 
 use engine::{ids::Realm, policy::Policy};
-use kube::client::{AuthError, ConfigExt};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use crate::{github::AppKey, kubernetes::PodSettings};
 
@@ -215,23 +215,7 @@ impl<'a> Reader<'a> {
 
     fn cluster(&mut self) -> Option<kube::Config> {
         let text = self.need("K8S_KUBECONFIG", "the text of a kubeconfig")?;
-        // A parser's message can quote the text, and the text holds credentials.
-        let Ok(parsed) = kube::config::Kubeconfig::from_yaml(text) else {
-            self.wrong("K8S_KUBECONFIG is not a kubeconfig: it must be the text of one, not its path");
-            return None;
-        };
-        if parsed.contexts.is_empty() {
-            self.wrong("K8S_KUBECONFIG has no context: it must be the text of a kubeconfig, not its path");
-            return None;
-        }
-        // It waits for nothing but files that the kubeconfig names.
-        let options = kube::config::KubeConfigOptions::default();
-        let made = futures::executor::block_on(kube::Config::from_custom_kubeconfig(parsed, &options));
-        let made = made
-            .map_err(|error| error.to_string())
-            .and_then(|config| config.rustls_client_config().map(|_| config).map_err(|error| error.to_string()));
-        let made = made.and_then(|config| usable(&config).map(|()| config));
-        made.map_err(|error| self.wrong(format!("K8S_KUBECONFIG cannot be used: {error}"))).ok()
+        cluster::read(text).map_err(|mistake| self.wrong(format!("K8S_KUBECONFIG {mistake}"))).ok()
     }
 
     fn finish<T>(self, made: Option<T>) -> Result<T, ConfigErrors> {
@@ -240,25 +224,6 @@ impl<'a> Reader<'a> {
             Some(_) | None => Err(ConfigErrors(self.wrong)),
         }
     }
-}
-
-/// What kube finds out only when it makes a client, or a call: too late to be told with the other mistakes.
-fn usable(config: &kube::Config) -> Result<(), String> {
-    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
-        return Err("its certificate-authority-data holds no certificate in PEM form".to_owned());
-    }
-    let is_header = |token: &SecretString| http::HeaderValue::from_str(token.expose_secret()).is_ok();
-    if !config.auth_info.token.as_ref().is_none_or(is_header) {
-        return Err("its user's token holds characters that a token cannot have, such as a line break".to_owned());
-    }
-    // It reads a token's file, or runs the program that gives one.
-    config.auth_layer().map(|_| ()).map_err(|error| match error {
-        // Its message shows the program's environment and what it wrote, and either may hold a secret.
-        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
-            format!("the program that gives its user's token failed: {}", out.status)
-        }
-        other => other.to_string(),
-    })
 }
 
 /// The filter that a level stands for. Up to `info` libraries do not tell of each call and connection that fails:

@@ -1,6 +1,7 @@
 //! Kubernetes over kube: pods and their Secrets, watch caches, diagnostics.
 
 mod diagnose;
+mod errors;
 mod facts;
 mod pod;
 
@@ -37,6 +38,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use tokio::time::timeout;
 
+use errors::reason;
+pub(crate) use errors::unusable;
 use pod::{APP_LABEL, APP_VALUE, BOARD_NODE_LABEL, JIT_KEY};
 pub use pod::{PodSettings, label_value};
 
@@ -59,14 +62,19 @@ const MESSAGE_LIMIT: usize = 300;
 /// What is read of an answer that is not needed.
 const BODY_LIMIT: usize = 64 * 1024;
 
+/// No client can be made. It quotes nothing that a kubeconfig, or a program that one names, said.
+#[derive(Debug, thiserror::Error)]
+#[error("no client of the cluster can be made: {0}")]
+pub struct ConnectError(String);
+
 /// A client of a cluster.
 ///
 /// # Errors
 /// Its certificates or credentials cannot be used.
-pub fn connect(mut config: kube::Config) -> kube::Result<Client> {
+pub fn connect(mut config: kube::Config) -> Result<Client, ConnectError> {
     // The engine decides what is tried again, and when. A creation that is repeated unseen comes back as AlreadyExists.
     config.default_retry = false;
-    Client::try_from(config)
+    Client::try_from(config).map_err(|error| ConnectError(unusable(&error)))
 }
 
 /// The same client with a limit for the head of every answer, so that no watch waits for its start for ever while the view
@@ -316,25 +324,6 @@ fn error(error: kube::Error) -> ClusterError {
             }
         }
         other => ClusterError::Unavailable { message: reason(&other) },
-    }
-}
-
-/// What went wrong with a call, for people. An answer that is not what it should be is never quoted: it can be anything.
-fn reason(error: &kube::Error) -> String {
-    match error {
-        kube::Error::SerdeError(error) => {
-            let (line, column) = (error.line(), error.column());
-            format!("the answer is not what Kubernetes documents (line {line}, column {column})")
-        }
-        kube::Error::FromUtf8(_) => "the answer is not text".to_owned(),
-        other => {
-            // The outer errors only repeat that a service failed.
-            let mut inner: &dyn std::error::Error = other;
-            while let Some(source) = inner.source() {
-                inner = source;
-            }
-            inner.to_string().chars().take(MESSAGE_LIMIT).collect()
-        }
     }
 }
 

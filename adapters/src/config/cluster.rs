@@ -1,0 +1,56 @@
+//! The kubeconfig: the cluster, and who this service is there.
+
+use kube::{
+    client::ConfigExt,
+    config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig},
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::kubernetes::unusable;
+
+/// What the text of a kubeconfig says, or what is wrong with it: the rest of a sentence that begins with its name.
+pub(super) fn read(text: &str) -> Result<kube::Config, String> {
+    // A parser's message can quote the text, and the text holds credentials.
+    let Ok(parsed) = Kubeconfig::from_yaml(text) else {
+        return Err("is not a kubeconfig: it must be the text of one, not its path".to_owned());
+    };
+    if parsed.contexts.is_empty() {
+        return Err("has no context: it must be the text of a kubeconfig, not its path".to_owned());
+    }
+    make(parsed).map_err(|mistake| format!("cannot be used: {mistake}"))
+}
+
+fn make(parsed: Kubeconfig) -> Result<kube::Config, String> {
+    // It waits for nothing but files that the kubeconfig names.
+    let options = KubeConfigOptions::default();
+    let made = futures::executor::block_on(kube::Config::from_custom_kubeconfig(parsed, &options));
+    let mut config = made.map_err(|error| unusable(&kube::Error::InferKubeconfig(error)))?;
+    if let Some(exec) = &mut config.auth_info.exec {
+        // Nobody is there to be asked. And what the program writes to standard error, which may be a secret, would be
+        // this process's otherwise.
+        exec.interactive_mode = Some(ExecInteractiveMode::Never);
+    }
+    try_out(&config)?;
+    Ok(config)
+}
+
+/// What kube finds out only when it makes a client, or a call: too late to be told with the other mistakes.
+fn try_out(config: &kube::Config) -> Result<(), String> {
+    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+        return Err("its certificate-authority-data holds no certificate in PEM form".to_owned());
+    }
+    let is_header = |token: &SecretString| http::HeaderValue::from_str(token.expose_secret()).is_ok();
+    if !config.auth_info.token.as_ref().is_none_or(is_header) {
+        return Err("its user's token holds characters that a token cannot have, such as a line break".to_owned());
+    }
+    // It reads a token's file, or runs the program that gives one. A program that fails fails the connector's making too,
+    // which then says less.
+    let layer = config.auth_layer().map_err(|error| unusable(&error))?;
+    let tls = config.rustls_client_config().map_err(|error| unusable(&error))?;
+    if config.auth_info.exec.is_some() && layer.is_none() && !tls.client_auth_cert_resolver.has_certs() {
+        return Err("the program that gives its user's token wrote neither a token nor a certificate".to_owned());
+    }
+    config.rustls_https_connector().map_err(|error| unusable(&error))?;
+    config.extra_headers_layer().map_err(|error| unusable(&error))?;
+    Ok(())
+}
