@@ -284,6 +284,39 @@ fn what_the_source_of_a_token_says_is_never_shown() {
     assert_eq!(mistake(&credential("{\"token\": \"@\"}")), "", "a program that does as it should");
 }
 
+/// A proxy's address may hold a password: where it stands is told, what it is is not.
+#[test]
+fn a_proxy_for_the_cluster_is_refused_with_every_other_mistake() {
+    let proxy = format!("http://user:{SECRET}@proxy.example");
+    let variable =
+        |name: &str| format!("{name} is set, but no proxy is used for the Kubernetes API: unset it for this process");
+    let key =
+        "K8S_KUBECONFIG cannot be used: its cluster has a proxy-url, but no proxy is used for the Kubernetes API: \
+               leave it out"
+            .to_owned();
+    let listen = "LISTEN is \"foo\": write an address and a port, such as 0.0.0.0:8080".to_owned();
+    let mut env = good();
+    env.insert("LISTEN".into(), "foo".into());
+    for (name, value, expected) in [
+        ("HTTPS_PROXY", proxy.clone(), vec![variable("HTTPS_PROXY")]),
+        ("https_proxy", "socks5://127.0.0.1".to_owned(), vec![variable("https_proxy")]),
+        ("HTTPS_PROXY", format!("no address: {SECRET}"), vec![variable("HTTPS_PROXY")]),
+        ("HTTPS_PROXY", String::new(), vec![]),
+        ("K8S_KUBECONFIG", KUBECONFIG.replace("6443\"", &format!("6443\", proxy-url: \"{proxy}\"")), vec![key.clone()]),
+        ("K8S_KUBECONFIG", KUBECONFIG.replace("6443\"", "6443\", proxy-url: \"\""), vec![]),
+    ] {
+        let mut env = env.clone();
+        env.insert(name.into(), value);
+        let expected = [vec![listen.clone()], expected].concat();
+        assert_eq!(mistakes("scheduler", &env, ""), expected, "{name}");
+    }
+    env.insert("HTTPS_PROXY".into(), proxy);
+    env.remove("K8S_KUBECONFIG").unwrap();
+    let missing = "K8S_KUBECONFIG is not set: it must hold the text of a kubeconfig".to_owned();
+    assert_eq!(mistakes("scheduler", &env, ""), [listen.clone(), missing, variable("HTTPS_PROXY")]);
+    assert_eq!(mistakes("ghfe", &env, ""), [listen], "who does not call the cluster does not care");
+}
+
 /// What production needs beside the rest is told with the rest, also where the file has mistakes.
 #[test]
 fn the_need_of_an_address_for_staging_is_told_with_every_other_mistake() {

@@ -6,18 +6,46 @@ use kube::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+use super::Environment;
 use crate::kubernetes::unusable;
 
-/// What the text of a kubeconfig says, or what is wrong with it: the rest of a sentence that begins with its name.
-pub(super) fn read(text: &str) -> Result<kube::Config, String> {
+/// Where kube looks for a proxy when the kubeconfig names none.
+const PROXY_VARIABLES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
+
+/// What the text of a kubeconfig says, or everything that is wrong with it.
+pub(super) fn read(text: &str) -> Result<kube::Config, Vec<String>> {
     // A parser's message can quote the text, and the text holds credentials.
     let Ok(parsed) = Kubeconfig::from_yaml(text) else {
-        return Err("is not a kubeconfig: it must be the text of one, not its path".to_owned());
+        return Err(vec!["K8S_KUBECONFIG is not a kubeconfig: it must be the text of one, not its path".to_owned()]);
     };
     if parsed.contexts.is_empty() {
-        return Err("has no context: it must be the text of a kubeconfig, not its path".to_owned());
+        return Err(vec![
+            "K8S_KUBECONFIG has no context: it must be the text of a kubeconfig, not its path".to_owned(),
+        ]);
     }
-    make(parsed).map_err(|mistake| format!("cannot be used: {mistake}"))
+    let mut wrong = Vec::new();
+    look_over(&parsed, &mut wrong);
+    let made = if wrong.is_empty() { make(parsed).map_err(|mistake| vec![mistake]) } else { Err(wrong) };
+    made.map_err(|wrong| wrong.iter().map(|mistake| format!("K8S_KUBECONFIG cannot be used: {mistake}")).collect())
+}
+
+/// The environment's variables that would have the cluster called through a proxy, which may hold a password.
+pub(super) fn proxies(env: &Environment) -> Vec<String> {
+    let set = PROXY_VARIABLES.iter().filter(|&&name| env.get(name).is_some_and(|value| !value.is_empty()));
+    set.map(|name| format!("{name} is set, but no proxy is used for the Kubernetes API: unset it for this process"))
+        .collect()
+}
+
+/// What kube takes as it is, until a call fails.
+fn look_over(parsed: &Kubeconfig, wrong: &mut Vec<String>) {
+    let current = parsed.contexts.iter().find(|context| Some(&context.name) == parsed.current_context.as_ref());
+    // Kube tells of what is not there.
+    let Some(context) = current.and_then(|named| named.context.as_ref()) else { return };
+    let cluster = parsed.clusters.iter().find(|named| named.name == context.cluster);
+    let Some(cluster) = cluster.and_then(|named| named.cluster.as_ref()) else { return };
+    if cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()) {
+        wrong.push("its cluster has a proxy-url, but no proxy is used for the Kubernetes API: leave it out".to_owned());
+    }
 }
 
 fn make(parsed: Kubeconfig) -> Result<kube::Config, String> {
@@ -30,6 +58,8 @@ fn make(parsed: Kubeconfig) -> Result<kube::Config, String> {
         // this process's otherwise.
         exec.interactive_mode = Some(ExecInteractiveMode::Never);
     }
+    // Kube has read the environment's by itself; what there is has been refused.
+    config.proxy_url = None;
     try_out(&config)?;
     Ok(config)
 }
