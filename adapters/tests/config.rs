@@ -317,6 +317,26 @@ fn a_proxy_for_the_cluster_is_refused_with_every_other_mistake() {
     assert_eq!(mistakes("ghfe", &env, ""), [listen], "who does not call the cluster does not care");
 }
 
+/// A server without a scheme would make every call fail, and the part that makes them end, while the process leads on.
+#[test]
+fn a_cluster_whose_server_cannot_be_called_is_a_mistake_among_the_others() {
+    let mut env = good();
+    env.insert("LISTEN".into(), "foo".into());
+    let listen = "LISTEN is \"foo\": write an address and a port, such as 0.0.0.0:8080".to_owned();
+    let server = "K8S_KUBECONFIG cannot be used: its cluster's server is not an address: write https://host:port";
+    let long = format!("https://{SECRET} {SECRET}");
+    for wrong in ["127.0.0.1:9", "kube.example", "/", "", "ftp://kube.example", "https://", "https://:6443", &long] {
+        env.insert("K8S_KUBECONFIG".into(), KUBECONFIG.replace("https://127.0.0.1:6443", wrong));
+        assert_eq!(mistakes("scheduler", &env, ""), [&listen, server], "{wrong}");
+    }
+    env.insert("K8S_KUBECONFIG".into(), KUBECONFIG.replace("server:", "servers:"));
+    assert_eq!(mistakes("scheduler", &env, ""), [&listen, server]);
+    for right in ["http://kube.example", "https://kube.example/behind/a/path", "https://[::1]:6443"] {
+        env.insert("K8S_KUBECONFIG".into(), KUBECONFIG.replace("https://127.0.0.1:6443", right));
+        assert_eq!(mistakes("scheduler", &env, ""), [&*listen], "{right}");
+    }
+}
+
 /// What production needs beside the rest is told with the rest, also where the file has mistakes.
 #[test]
 fn the_need_of_an_address_for_staging_is_told_with_every_other_mistake() {

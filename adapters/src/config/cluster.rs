@@ -6,7 +6,7 @@ use kube::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Environment;
+use super::{Environment, address};
 use crate::kubernetes::unusable;
 
 /// Where kube looks for a proxy when the kubeconfig names none.
@@ -43,6 +43,9 @@ fn look_over(parsed: &Kubeconfig, wrong: &mut Vec<String>) {
     let Some(context) = current.and_then(|named| named.context.as_ref()) else { return };
     let cluster = parsed.clusters.iter().find(|named| named.name == context.cluster);
     let Some(cluster) = cluster.and_then(|named| named.cluster.as_ref()) else { return };
+    if cluster.server.as_ref().is_none_or(|server| address(server).is_none()) {
+        wrong.push("its cluster's server is not an address: write https://host:port".to_owned());
+    }
     if cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()) {
         wrong.push("its cluster has a proxy-url, but no proxy is used for the Kubernetes API: leave it out".to_owned());
     }

@@ -137,8 +137,7 @@ impl<'a> Reader<'a> {
 
     fn url(&mut self, name: &str) -> Option<http::Uri> {
         let text = self.get(name)?;
-        let parsed = text.parse::<http::Uri>().ok();
-        let good = parsed.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+        let good = address(text);
         if good.is_none() {
             self.wrong(format!("{name} is not an address: write https://host or http://host:port"));
         }
@@ -225,6 +224,13 @@ impl<'a> Reader<'a> {
             Some(_) | None => Err(ConfigErrors(self.wrong)),
         }
     }
+}
+
+/// An address that can be called: where no scheme or no host is, a client finds that out only in its first call.
+fn address(text: &str) -> Option<http::Uri> {
+    let parsed = text.parse::<http::Uri>().ok();
+    let is_host = |host: &str| !host.is_empty();
+    parsed.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(is_host))
 }
 
 /// The filter that a level stands for. Up to `info` libraries do not tell of each call and connection that fails:
