@@ -266,6 +266,10 @@ fn what_the_source_of_a_token_says_is_never_shown() {
             "its user's client-certificate names a file that cannot be read: entity not found",
         ),
         (
+            credential("{\"token\": \"@\\n\"}"),
+            "its user's token holds characters that a token cannot have, such as a line break",
+        ),
+        (
             format!("auth-provider: {{name: {SECRET}}}"),
             "its user's auth-provider cannot be used: give a token, a client certificate, or exec",
         ),
@@ -334,6 +338,47 @@ fn a_cluster_whose_server_cannot_be_called_is_a_mistake_among_the_others() {
     for right in ["http://kube.example", "https://kube.example/behind/a/path", "https://[::1]:6443"] {
         env.insert("K8S_KUBECONFIG".into(), KUBECONFIG.replace("https://127.0.0.1:6443", right));
         assert_eq!(mistakes("scheduler", &env, ""), [&*listen], "{right}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_with_a_kubeconfig_itself_is_told_at_once() {
+    let unusable = |why: &str| format!("K8S_KUBECONFIG cannot be used: {why}");
+    let no_cluster = unusable("its context names the cluster \"l\", and it has no such cluster");
+    let no_user = unusable("its context names the user \"v\", and it has no such user");
+    let server = unusable("its cluster's server is not an address: write https://host:port");
+    let empty = unusable("its user's token is empty: give one, or leave it out");
+    let changed = |changes: &[(&str, &str)]| {
+        let text = changes.iter().fold(KUBECONFIG.to_owned(), |text, (from, to)| text.replace(from, to));
+        mistakes("scheduler", &[good(), environment(&[("K8S_KUBECONFIG", &text)])].into_iter().flatten().collect(), "")
+    };
+    let token = format!("token: {SECRET}");
+    assert_eq!(changed(&[("user: u}}]", "user: v}}]")]), [&*no_user]);
+    assert_eq!(changed(&[("cluster: k,", "cluster: l,"), ("user: u}}]", "user: v}}]")]), [&*no_cluster, &no_user]);
+    assert_eq!(changed(&[(&token, "token: \"\"")]), [&*empty]);
+    assert_eq!(changed(&[(&token, "token: \" \""), ("https://127.0.0.1:6443", "127.0.0.1")]), [&*server, &empty]);
+    assert_eq!(changed(&[(", user: u}}]", "}}]")]), [""; 0], "a cluster may ask for nobody");
+    assert_eq!(changed(&[(&token, "")]), [""; 0], "and a user may have nothing to show");
+}
+
+/// A token's file may be written by hand, and kube takes it as it is.
+#[test]
+fn what_a_tokens_file_holds_must_be_a_token() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("token");
+    let mut env = good();
+    let file = format!("tokenFile: {path:?}");
+    env.insert("K8S_KUBECONFIG".into(), KUBECONFIG.replace(&format!("token: {SECRET}"), &file));
+    let name = "K8S_KUBECONFIG cannot be used: what its user's tokenFile holds";
+    for (token, expected) in [
+        (SECRET.to_owned(), vec![]),
+        (String::new(), vec![format!("{name} is empty: give one, or leave it out")]),
+        (
+            format!("{SECRET}\n"),
+            vec![format!("{name} holds characters that a token cannot have, such as a line break")],
+        ),
+    ] {
+        std::fs::write(&path, token).unwrap();
+        assert_eq!(mistakes("scheduler", &env, ""), expected);
     }
 }
 

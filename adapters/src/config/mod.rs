@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
     fn cluster(&mut self) -> Option<kube::Config> {
         let text = self.need("K8S_KUBECONFIG", "the text of a kubeconfig");
         self.wrong.extend(cluster::proxies(self.env));
-        cluster::read(text?).map_err(|wrong| self.wrong.extend(wrong)).ok()
+        cluster::read(text?, cluster::LIMIT).map_err(|wrong| self.wrong.extend(wrong)).ok()
     }
 
     fn finish<T>(self, made: Option<T>) -> Result<T, ConfigErrors> {
