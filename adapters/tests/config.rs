@@ -1,6 +1,6 @@
 //! Configuration: every mistake at once, each with its place, and no secret in any of them.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, os::unix::fs::PermissionsExt};
 
 use adapters::config::{self, BUILT_IN, ConfigErrors, Environment};
 use aws_lc_rs::{encoding::AsDer, rsa, signature::KeyPair};
@@ -380,6 +380,32 @@ fn what_a_tokens_file_holds_must_be_a_token() {
         std::fs::write(&path, token).unwrap();
         assert_eq!(mistakes("scheduler", &env, ""), expected);
     }
+}
+
+#[test]
+fn a_capture_file_is_opened_for_this_user_alone_and_one_that_cannot_be_is_told_with_every_other_mistake() {
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (path, wrong) = (directory.join("capture.jsonl"), directory.join("no-such-directory/capture.jsonl"));
+    let _ = std::fs::remove_file(&path);
+    let mut env = good();
+    env.insert("CAPTURE".into(), path.to_str().unwrap().to_owned());
+    assert!(config::ghfe(&env, &no_file).unwrap().capture.is_some());
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::write(&path, "kept\n").unwrap();
+    assert!(config::ghfe(&env, &no_file).unwrap().capture.is_some());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept\n", "what is there stays there");
+    env.insert("CAPTURE".into(), wrong.to_str().unwrap().to_owned());
+    env.insert("LISTEN".into(), "foo".into());
+    env.remove("GHAPP_WEBHOOK_SECRET").unwrap();
+    let expected = [
+        "LISTEN is \"foo\": write an address and a port, such as 0.0.0.0:8080",
+        "GHAPP_WEBHOOK_SECRET is not set: it must hold the webhooks' shared secret",
+        &format!(
+            "CAPTURE names {}, which cannot be opened for appending: No such file or directory (os error 2)",
+            wrong.display()
+        ),
+    ];
+    assert_eq!(mistakes("ghfe", &env, ""), expected);
 }
 
 /// What production needs beside the rest is told with the rest, also where the file has mistakes.

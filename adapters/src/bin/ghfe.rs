@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use adapters::{
     config,
-    ghfe::{Capture, Ghfe, HttpProxy, Readers, Room, StagingProxy, Verifier, router},
+    ghfe::{Ghfe, HttpProxy, Readers, Room, StagingProxy, Verifier, router},
     ingest::Ingest,
     ports::system_clock,
     postgres::PgStore,
@@ -24,11 +24,6 @@ async fn main() -> ExitCode {
 async fn serve() -> Result<(), process::Error> {
     let config = config::ghfe(&config::process_environment(), &|path| std::fs::read_to_string(path))?;
     process::log(&config.common.log);
-    let capture = config.capture.as_deref().map(|path| {
-        Capture::open(path)
-            .map_err(|error| format!("CAPTURE names {}, which cannot be opened for appending: {error}", path.display()))
-    });
-    let capture = capture.transpose()?;
     let listener = process::listen(config.common.listen).await?;
     let store = PgStore::connect(&config.common.postgres_url, config.common.policy.realm).await?;
     let proxy = config.staging_url.map(HttpProxy::new).transpose()?;
@@ -41,7 +36,7 @@ async fn serve() -> Result<(), process::Error> {
         clock: system_clock(),
         verifier: Verifier::new(&config.webhook_secret),
         proxy: proxy.map(|proxy| Arc::new(proxy) as Arc<dyn StagingProxy>),
-        capture: capture.clone(),
+        capture: config.capture.clone(),
         public_url: config.public_url.map(|url| url.to_string()),
     };
     let ingest = ghfe.ingest.clone();
@@ -50,7 +45,7 @@ async fn serve() -> Result<(), process::Error> {
         served = process::serve_until_stopped(listener, router(ghfe)) => served,
         () = ingest.ended() => Err("ghfe cannot go on: the task that records deliveries ended, which is a bug".into()),
     };
-    if let Some(capture) = capture {
+    if let Some(capture) = config.capture {
         capture.flush();
     }
     served

@@ -8,13 +8,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
-    path::PathBuf,
+    path::Path,
 };
 
 use engine::{ids::Realm, policy::Policy};
 use secrecy::SecretString;
 
-use crate::{github::AppKey, kubernetes::PodSettings};
+use crate::{ghfe::Capture, github::AppKey, kubernetes::PodSettings};
 
 /// What RISE runs with; used when CONFIG names no other file.
 pub const BUILT_IN: &str = include_str!("rise.toml");
@@ -63,7 +63,7 @@ pub struct GhfeConfig {
     /// This service's own address, for links.
     pub public_url: Option<http::Uri>,
     /// Where accepted deliveries are appended.
-    pub capture: Option<PathBuf>,
+    pub capture: Option<Capture>,
 }
 
 /// The scheduler's configuration.
@@ -218,6 +218,15 @@ impl<'a> Reader<'a> {
         cluster::read(text?, cluster::LIMIT).map_err(|wrong| self.wrong.extend(wrong)).ok()
     }
 
+    /// Opened at once: only that shows whether it can be.
+    fn capture(&mut self) -> Option<Capture> {
+        let path = Path::new(self.get("CAPTURE")?);
+        let opened = Capture::open(path).map_err(|error| {
+            self.wrong(format!("CAPTURE names {}, which cannot be opened for appending: {error}", path.display()));
+        });
+        opened.ok()
+    }
+
     fn finish<T>(self, made: Option<T>) -> Result<T, ConfigErrors> {
         match made {
             Some(made) if self.wrong.is_empty() => Ok(made),
@@ -273,7 +282,7 @@ pub fn ghfe(
     }
     let staging_url = reader.url("STAGING_URL");
     let prod_url = reader.url("PROD_URL");
-    let capture = reader.get("CAPTURE").map(PathBuf::from);
+    let capture = reader.capture();
     let made = common.zip(secret).map(|((common, _, _), webhook_secret)| GhfeConfig {
         common,
         webhook_secret,

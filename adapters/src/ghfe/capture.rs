@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
         Arc,
@@ -23,7 +24,7 @@ const WAITING: usize = 1024;
 const KEPT: [&str; 5] = ["x-github-event", "x-github-delivery", "x-github-hook-id", "user-agent", "content-type"];
 
 /// An open capture file. Clones write to the same one, whole lines each.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Capture {
     lines: mpsc::SyncSender<Task>,
     lost: Arc<AtomicU64>,
@@ -44,9 +45,10 @@ struct Line<'a> {
 }
 
 impl Capture {
-    /// Appends to `path`, which is created when missing. A thread of its own writes.
+    /// Appends to `path`, which is created when missing, for this process's user alone: it holds what private repositories
+    /// do. A thread of its own writes.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let (lines, waiting) = mpsc::sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = lost.clone();

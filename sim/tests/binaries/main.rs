@@ -214,7 +214,8 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
     let nobody = "postgresql://user:a-password@127.0.0.1:1/db";
     // One that is no Postgres, and one that says nothing at all.
     let (babbling, silent) = (stranger("HTTP/1.1 400 Bad Request\r\n\r\n").await, stranger("").await);
-    let unwritable_message = format!("CAPTURE names {}, which cannot be opened for appending", unwritable.display());
+    let unwritable_message =
+        format!("  - CAPTURE names {}, which cannot be opened for appending", unwritable.display());
     let taken_message = format!("LISTEN names {}, where this process cannot listen: Address already in use", taken.0);
     type Case<'a> = (&'a str, Vec<(&'static str, &'a str)>, Vec<&'a str>);
     let cases: Vec<Case<'_>> = vec![
