@@ -20,7 +20,7 @@ use futures::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    PgPool,
+    Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::sync::mpsc;
@@ -31,6 +31,8 @@ use crate::ports::{Changes, Cursor, HistoryPage, HistoryQuery, Lease, Store, Sto
 const CONNECTIONS: u32 = 10;
 /// Waiting for a connection, and for a statement: ghfe must answer GitHub within 10 s.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
+/// The try at the start that shall say why there is no connection.
+const LAST_TRY_LIMIT: Duration = Duration::from_secs(2);
 const STATEMENT_LIMIT_MS: &str = "30000";
 /// Tries of a transaction that lost to another one (serialisation failure, deadlock).
 const TRIES: u32 = 5;
@@ -63,9 +65,12 @@ impl PgStore {
     pub async fn connect(url: &SecretString, realm: Realm) -> Result<Arc<Self>, OpenError> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(|_| OpenError::Url)?;
         let options = options.options([("search_path", realm.as_str()), ("statement_timeout", STATEMENT_LIMIT_MS)]);
-        let pool =
-            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_LIMIT).connect_with(options);
-        let pool = pool.await.map_err(|error| OpenError::Connect(describe(&error)))?;
+        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_LIMIT);
+        let pool = match pool.connect_with(options.clone()).await {
+            Ok(pool) => pool,
+            Err(sqlx::Error::PoolTimedOut) => return Err(OpenError::Connect(why_not(&options).await)),
+            Err(error) => return Err(OpenError::Connect(describe(&error))),
+        };
         // A realm's name is one of two words of ours.
         let create = match realm {
             Realm::Prod => "CREATE SCHEMA IF NOT EXISTS prod",
@@ -136,17 +141,37 @@ fn lost_to_another(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("40001" | "40P01"))
 }
 
+/// Why the pool has made no connection: it tries anew for as long as it may, and then does not say.
+async fn why_not(options: &PgConnectOptions) -> String {
+    match tokio::time::timeout(LAST_TRY_LIMIT, PgConnection::connect_with(options)).await {
+        Ok(Err(error)) => describe(&error),
+        Ok(Ok(_)) | Err(_) => format!("no answer within {} s", ACQUIRE_LIMIT.as_secs()),
+    }
+}
+
 /// What went wrong, without the connection string.
 fn describe(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
-        sqlx::Error::Io(error) => format!("connection: {}", error.kind()),
+        sqlx::Error::Io(error) => format!("connection: {}", describe_io(error)),
         sqlx::Error::Tls(_) => "the TLS handshake failed".to_owned(),
         sqlx::Error::PoolTimedOut => {
             format!("no connection within {} s: none can be made, or all are in use", ACQUIRE_LIMIT.as_secs())
         }
         sqlx::Error::PoolClosed => "the connection pool is closed".to_owned(),
         other => other.to_string(),
+    }
+}
+
+/// An error of the system has its text by its number. Any other one has its kind, since its text can be anything; but that
+/// a host has no address is of no kind that the standard library would name.
+fn describe_io(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => std::io::Error::from_raw_os_error(number).to_string(),
+        None if error.to_string().starts_with("failed to lookup address information") => {
+            "the host cannot be found".to_owned()
+        }
+        None => error.kind().to_string(),
     }
 }
 
@@ -324,6 +349,25 @@ impl Store for PgStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No name server is asked for the host: a part of its name is longer than a part may be.
+    #[tokio::test]
+    async fn why_there_is_no_connection_is_told_without_the_connection_string() {
+        let unknown = format!("{}.invalid", "a".repeat(64));
+        for (place, expected) in [
+            (format!("{unknown}:5432"), "connection: the host cannot be found"),
+            ("127.0.0.1:1".to_owned(), "connection: Connection refused (os error 111)"),
+        ] {
+            let url = SecretString::from(format!("postgresql://user:a-password@{place}/db"));
+            let error = PgStore::connect(&url, Realm::Prod).await.err().unwrap().to_string();
+            let whole = format!(
+                "Postgres cannot be reached or refuses: {expected}; check POSTGRES_URL, the server and the network"
+            );
+            assert_eq!(error, whole);
+        }
+        let other = sqlx::Error::Io(std::io::Error::other("a-password"));
+        assert_eq!(describe(&other), "connection: other error");
+    }
 
     #[tokio::test]
     async fn a_reading_that_breaks_off_is_no_reading_that_came_to_its_end() {
