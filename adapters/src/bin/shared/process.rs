@@ -1,6 +1,13 @@
 //! What both processes do the same way: log, listen, stop.
 
-use std::{io::ErrorKind, net::SocketAddr, pin::pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    pin::pin,
+    process::ExitCode,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -76,7 +83,9 @@ pub async fn stopped() {
         _ = term.recv() => {}
         _ = int.recv() => {}
     }
-    tracing::info!("stopping");
+    // The parts of a process wait for it each.
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| tracing::info!("stopping"));
 }
 
 /// What clients may take of a process.
