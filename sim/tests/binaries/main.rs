@@ -125,6 +125,7 @@ async fn two_of_each_serve_every_job_though_the_leader_is_killed() {
         process.signal("-TERM");
         let (status, errors) = process.ended(STOP).await;
         assert_eq!(status.code(), Some(0), "{errors}");
+        assert_eq!(errors.matches("\"stopping\"").count(), 1, "it is told once: {errors}");
         for secret in [WEBHOOK_SECRET, "PRIVATE KEY", sim::credentials::TOKEN] {
             assert!(!errors.contains(secret), "{secret}: {errors}");
         }
@@ -212,8 +213,16 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
     let taken = taken.local_addr().map(|address| (address.to_string(), taken)).unwrap();
     let unwritable = file("no-such-directory/capture.jsonl");
     let nobody = "postgresql://user:a-password@127.0.0.1:1/db";
+    let unknown = &format!("postgresql://user:a-password@{}.invalid/db", "a".repeat(64));
     // One that is no Postgres, and one that says nothing at all.
     let (babbling, silent) = (stranger("HTTP/1.1 400 Bad Request\r\n\r\n").await, stranger("").await);
+    // Its program says the token where an ExecCredential should be, and complains of it.
+    let token = sim::credentials::TOKEN;
+    let telltale = format!(
+        "current-context: c\nclusters: [{{name: k, cluster: {{server: \"https://127.0.0.1:1\"}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
+         users: [{{name: u, user: {{exec: {{command: /bin/sh, args: [-c, \"echo {token}; echo {token} >&2\"]}}}}}}]\n"
+    );
     let unwritable_message =
         format!("  - CAPTURE names {}, which cannot be opened for appending", unwritable.display());
     let taken_message = format!("LISTEN names {}, where this process cannot listen: Address already in use", taken.0);
@@ -246,13 +255,35 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
                 "  - LOGLEVEL is \"no\"",
             ],
         ),
+        (
+            "scheduler",
+            vec![("K8S_KUBECONFIG", &telltale), ("GITHUB_API_URL", "no"), ("HTTPS_PROXY", "http://u:a-password@proxy")],
+            vec![
+                "the configuration has 3 mistake(s):",
+                "  - HTTPS_PROXY is set, but no proxy is used for the Kubernetes API",
+                "  - K8S_KUBECONFIG cannot be used: the program that gives its user's token wrote something else",
+                "  - GITHUB_API_URL is not an address",
+            ],
+        ),
         ("ghfe", vec![("CAPTURE", unwritable.to_str().unwrap())], vec![&unwritable_message]),
         ("ghfe", vec![("LISTEN", &taken.0)], vec![&taken_message]),
         ("scheduler", vec![("LISTEN", &taken.0)], vec![&taken_message]),
-        ("ghfe", vec![("POSTGRES_URL", nobody)], vec!["Postgres cannot be reached or refuses"]),
-        ("scheduler", vec![("POSTGRES_URL", nobody)], vec!["Postgres cannot be reached or refuses"]),
+        (
+            "ghfe",
+            vec![("POSTGRES_URL", nobody)],
+            vec!["Postgres cannot be reached or refuses: connection: Connection refused"],
+        ),
+        (
+            "scheduler",
+            vec![("POSTGRES_URL", unknown)],
+            vec!["Postgres cannot be reached or refuses: connection: the host cannot be found"],
+        ),
         ("ghfe", vec![("POSTGRES_URL", &babbling)], vec!["Postgres cannot be reached or refuses"]),
-        ("scheduler", vec![("POSTGRES_URL", &silent)], vec!["Postgres cannot be reached or refuses"]),
+        (
+            "scheduler",
+            vec![("POSTGRES_URL", &silent)],
+            vec!["Postgres cannot be reached or refuses: no answer within 5 s"],
+        ),
     ];
     for (name, changes, messages) in cases {
         let (status, errors) = Process::start(name, &world.with(&changes)).ended(STOP).await;
