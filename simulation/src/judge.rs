@@ -83,6 +83,8 @@ const GRACE: i64 = 6 * HOUR;
 const FRESH: i64 = 2 * SECOND;
 /// Views may lag this much behind nodes that come and go (S6).
 const VIEW_LAG: i64 = 4 * MINUTE;
+/// So long it may take until a later installation that a delivery named is found to be none.
+const MISLED: i64 = 3 * MINUTE;
 /// What rows have said for so long, every leader has read.
 const NAMED: i64 = 10 * MINUTE;
 
@@ -167,6 +169,10 @@ pub struct Judge {
     done_at: Option<i64>,
     decisions_at_done: u64,
     reachable: Vec<bool>,
+    /// Until when calls may still go by a later installation that a delivery named wrongly, by account; and which ones this
+    /// leader has read of, by entity.
+    misled: BTreeMap<usize, i64>,
+    misleading: BTreeSet<(EntityId, i64)>,
     /// Since when rows have named an entity's installation rightly.
     named: BTreeMap<(EntityId, i64), i64>,
     /// By account, how often it was refused without being told until when, and until when it is advised to wait. A caller
@@ -212,9 +218,13 @@ impl Sim {
             if is_waiting(&row) {
                 self.judge_needed(&row);
             }
-            let real = self.account_of(row.entity.0).map(|account| self.github.accounts[account].installation);
-            if real == Some(row.installation.0) {
-                self.judge.named.entry((row.entity, row.installation.0)).or_insert(self.now);
+            if let Some(account) = self.account_of(row.entity.0) {
+                let (named, real) = (row.installation.0, self.github.accounts[account].installation);
+                if named == real {
+                    self.judge.named.entry((row.entity, named)).or_insert(self.now);
+                } else if named > real && self.judge.misleading.insert((row.entity, named)) {
+                    self.judge.misled.insert(account, self.now + MISLED);
+                }
             }
             self.judge.jobs.insert(id, row);
         }
@@ -245,6 +255,18 @@ impl Sim {
             self.breaks("S13 fenced", format!("epoch {epoch} is granted twice"));
         }
         self.store.granted = epoch.0;
+        // It finds out anew what others have found out.
+        self.judge.misleading.clear();
+        let accounts: BTreeSet<usize> = self
+            .store
+            .rows
+            .jobs()
+            .filter_map(|row| {
+                let account = self.account_of(row.entity.0)?;
+                (row.installation.0 > self.github.accounts[account].installation).then_some(account)
+            })
+            .collect();
+        self.judge.misled.extend(accounts.into_iter().map(|account| (account, self.now + MISLED)));
     }
 
     /// S13: a write is made under this epoch.
@@ -505,7 +527,8 @@ impl Sim {
         let told = self.judge.trouble.get(&account).is_some_and(|at| self.now - at < HOUR + 10 * MINUTE);
         let blocked = self.github.accounts[account].blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
         // A leader whose clock is behind waits for the time that it was told by its own.
-        faulty || told || self.now < blocked + MINUTE + self.most_skew()
+        let misled = self.judge.misled.get(&account).is_some_and(|until| self.now < *until);
+        faulty || told || misled || self.now < blocked + MINUTE + self.most_skew()
     }
 
     // ---- GitHub
@@ -699,7 +722,8 @@ impl Sim {
         let until = state.blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
         let waits_until = if until > 0 { until + RECOVERY } else { 0 };
         let troubled_until = self.judge.trouble.get(&account).map_or(0, |at| at + HOUR);
-        waits_until.max(troubled_until)
+        let misled_until = self.judge.misled.get(&account).copied().unwrap_or(0);
+        waits_until.max(troubled_until).max(misled_until)
     }
 
     /// Whether an account can be served, and when time alone changes that.

@@ -366,8 +366,9 @@ fn list(turn: &mut Turn<'_>, entity: EntityId) {
 fn listing_due(turn: &Turn<'_>, entity: EntityId) -> Option<Time> {
     let governor = &turn.policy.governor;
     let scope = turn.s.scopes.get(&entity)?;
-    // Nobody can be asked, and nobody needs to know.
-    if scope.in_flight || scope.gone.is_some() && scope.active == 0 {
+    // Nobody can be asked, and nobody needs to know. While another installation may be there, this one is to be proven gone.
+    let nobody = scope.gone.is_some() && scope.active == 0 && scope.others.iter().all(|other| other.gone);
+    if scope.in_flight || nobody {
         return None;
     }
     let Some(listed_at) = scope.listed_at else {

@@ -408,8 +408,7 @@ impl Snapshot {
 
     /// Our App has no installation `gone`, as calls have proven. What went by it goes by the latest other one that a
     /// delivery has named and nothing has shown to be gone: one wrong delivery must not end all jobs of an account. The
-    /// scopes that none is left for go by the latest of all again, which the next call shows to be there or not; they are
-    /// returned.
+    /// scopes that none is left for go by the latest of all again; they are returned.
     pub(crate) fn fall_back(&mut self, gone: InstallationId) -> BTreeSet<Row> {
         let mut lost = BTreeSet::new();
         let Some(old) = self.installations.row_of(&gone) else { return lost };
@@ -417,6 +416,10 @@ impl Snapshot {
         for row in rows {
             let scope = &mut self.scopes[row];
             scope.note_other(gone, true);
+            if gone == scope.latest() && scope.others.iter().all(|other| other.gone) {
+                // All were gone when they were tried last; then the latest was tried again, and now they are.
+                scope.others.iter_mut().filter(|other| other.id != gone).for_each(|other| other.gone = false);
+            }
             let left = scope.others.iter().filter(|other| !other.gone).map(|other| other.id).max();
             let before = scope.gone_before.or(scope.gone);
             let next = match left {
@@ -427,9 +430,6 @@ impl Snapshot {
                 None => {
                     lost.insert(row);
                     scope.gone = before;
-                    for other in &mut scope.others {
-                        other.gone = false;
-                    }
                     scope.latest()
                 }
             };

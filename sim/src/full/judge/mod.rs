@@ -49,6 +49,8 @@ pub struct Judge {
     /// Watches are refused until then.
     watches: i64,
     requeued: BTreeSet<JobId>,
+    /// Later installations that deliveries have named wrongly, by entity, as this leader has read.
+    misleading: BTreeSet<(i64, i64)>,
     /// Since when rows have named an entity's installation rightly.
     named: BTreeMap<(i64, i64), i64>,
     held: BTreeMap<(&'static str, i64), i64>,

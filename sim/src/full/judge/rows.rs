@@ -15,9 +15,11 @@ use super::{
         postgres::{Database, is_waiting},
         world::{World, lock},
     },
-    account_of, cap, is_ended, pod,
+    account_of, cap, is_ended, pod, troubled,
 };
 
+/// So long it may take until a later installation that a delivery named is found to be none.
+const MISLED: i64 = 3 * MINUTE;
 /// What rows have said for so long, every leader has read.
 const NAMED: i64 = 10 * MINUTE;
 
@@ -48,13 +50,20 @@ pub fn recording(world: &World, database: &Database, event: &Job) {
 pub fn jobs_written(world: &World, database: &Database, ids: &[JobId]) {
     for &id in ids {
         let Some(row) = database.rows.job(id) else { continue };
-        let real = world.github.peek(|github| {
+        let named = row.installation.0;
+        let account = world.github.peek(|github| {
             let account = account_of(github, row.entity.0).and_then(|account| github.accounts.get(&account));
-            account.is_some_and(|account| account.installation == row.installation.0)
+            account.map(|account| (account.id, account.installation))
         });
+        if let Some((account, real)) = account
+            && named > real
+            && lock(&world.judge).misleading.insert((row.entity.0, named))
+        {
+            troubled(world, account, world.now() + MISLED);
+        }
         let mut judge = lock(&world.judge);
-        if real {
-            judge.named.entry((row.entity.0, row.installation.0)).or_insert(world.now());
+        if account.is_some_and(|(_, real)| named == real) {
+            judge.named.entry((row.entity.0, named)).or_insert(world.now());
         }
         let old = judge.jobs.insert(id, row.status);
         if old != Some(row.status) {
@@ -84,6 +93,18 @@ pub fn granted(world: &World, database: &mut Database, epoch: Epoch) {
         world.breaks("S13 fenced", format!("epoch {epoch} is granted twice"));
     }
     database.granted = epoch.0;
+    // It finds out anew what others have found out.
+    lock(&world.judge).misleading.clear();
+    let misled: BTreeSet<i64> = world.github.peek(|github| {
+        let named_wrongly = |row: &Job| {
+            let account = github.accounts.get(&account_of(github, row.entity.0)?)?;
+            (row.installation.0 > account.installation).then_some(account.id)
+        };
+        database.rows.jobs().filter_map(named_wrongly).collect()
+    });
+    for account in misled {
+        troubled(world, account, world.now() + MISLED);
+    }
 }
 
 /// S13: a write is made under this epoch.
