@@ -153,25 +153,17 @@ async fn why_not(options: &PgConnectOptions) -> String {
 fn describe(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
-        sqlx::Error::Io(error) => format!("connection: {}", describe_io(error)),
+        // The standard library has no kind for it that it would name.
+        sqlx::Error::Io(error) if error.to_string().starts_with("failed to lookup address information") => {
+            "connection: the host cannot be found".to_owned()
+        }
+        sqlx::Error::Io(error) => format!("connection: {}", error.kind()),
         sqlx::Error::Tls(_) => "the TLS handshake failed".to_owned(),
         sqlx::Error::PoolTimedOut => {
             format!("no connection within {} s: none can be made, or all are in use", ACQUIRE_LIMIT.as_secs())
         }
         sqlx::Error::PoolClosed => "the connection pool is closed".to_owned(),
         other => other.to_string(),
-    }
-}
-
-/// An error of the system has its text by its number. Any other one has its kind, since its text can be anything; but that
-/// a host has no address is of no kind that the standard library would name.
-fn describe_io(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => std::io::Error::from_raw_os_error(number).to_string(),
-        None if error.to_string().starts_with("failed to lookup address information") => {
-            "the host cannot be found".to_owned()
-        }
-        None => error.kind().to_string(),
     }
 }
 
@@ -356,7 +348,7 @@ mod tests {
         let unknown = format!("{}.invalid", "a".repeat(64));
         for (place, expected) in [
             (format!("{unknown}:5432"), "connection: the host cannot be found"),
-            ("127.0.0.1:1".to_owned(), "connection: Connection refused (os error 111)"),
+            ("127.0.0.1:1".to_owned(), "connection: connection refused"),
         ] {
             let url = SecretString::from(format!("postgresql://user:a-password@{place}/db"));
             let error = PgStore::connect(&url, Realm::Prod).await.err().unwrap().to_string();

@@ -271,7 +271,7 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
         (
             "ghfe",
             vec![("POSTGRES_URL", nobody)],
-            vec!["Postgres cannot be reached or refuses: connection: Connection refused"],
+            vec!["Postgres cannot be reached or refuses: connection: connection refused"],
         ),
         (
             "scheduler",
