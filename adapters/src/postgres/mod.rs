@@ -6,7 +6,13 @@ mod reserve;
 mod rows;
 mod state;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use engine::{
     decision::JobFailure,
@@ -44,7 +50,12 @@ pub struct PgStore {
     pool: PgPool,
     channel: String,
     odd: Arc<read::OddCells>,
+    deaf: Deaf,
 }
+
+/// Whether a listener's lost connection was told of, and none has come up since. Each term has a listener of its own, and an
+/// outage may be longer than a term.
+type Deaf = Arc<AtomicBool>;
 
 /// Why the store could not be opened. Never shows the connection string.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +95,12 @@ impl PgStore {
             return Err(OpenError::Connect(describe(&error)));
         }
         sqlx::migrate!("../migrations").run(&pool).await.map_err(|error| OpenError::Migrate(error.to_string()))?;
-        Ok(Arc::new(Self { pool, channel: format!("{}_queue_event", realm.as_str()), odd: Arc::default() }))
+        Ok(Arc::new(Self {
+            pool,
+            channel: format!("{}_queue_event", realm.as_str()),
+            odd: Arc::default(),
+            deaf: Arc::default(),
+        }))
     }
 
     /// The pool, for tests that look at the rows themselves.
@@ -209,8 +225,7 @@ struct Listening {
     channel: String,
     listener: Option<PgListener>,
     pause: Duration,
-    /// A lost connection was told of; the next one that comes up is, too.
-    down: bool,
+    deaf: Deaf,
 }
 
 impl Listening {
@@ -221,7 +236,7 @@ impl Listening {
                     Ok(listener) => {
                         self.listener = Some(listener);
                         self.pause = LISTEN_PAUSE.0;
-                        if std::mem::take(&mut self.down) {
+                        if self.deaf.swap(false, Ordering::Relaxed) {
                             tracing::info!("Postgres: listening for new jobs again");
                         }
                         return Some(((), self));
@@ -246,8 +261,8 @@ impl Listening {
     }
 
     /// One line for as long as it lasts, however many attempts that takes.
-    fn lost(&mut self, error: &str) {
-        if !std::mem::replace(&mut self.down, true) {
+    fn lost(&self, error: &str) {
+        if !self.deaf.swap(true, Ordering::Relaxed) {
             tracing::warn!(error, "Postgres: cannot listen for new jobs; they are seen within 15 s meanwhile");
         }
     }
@@ -320,8 +335,8 @@ impl Store for PgStore {
     }
 
     fn wakes(&self) -> BoxStream<'static, ()> {
-        let (pool, channel) = (self.pool.clone(), self.channel.clone());
-        let listening = Listening { pool, channel, listener: None, pause: LISTEN_PAUSE.0, down: false };
+        let (pool, channel, deaf) = (self.pool.clone(), self.channel.clone(), self.deaf.clone());
+        let listening = Listening { pool, channel, listener: None, pause: LISTEN_PAUSE.0, deaf };
         stream::unfold(listening, Listening::next).boxed()
     }
 
