@@ -360,8 +360,12 @@ const CASES: &[Case] = &[
         bench.apply(through(4, 999));
         bench.apply(through(5, 501));
         assert_eq!(by_installation(bench, &[501], Span::mins(5)), [501].into());
-        bench.apply(through(6, 1000));
-        assert_eq!(by_installation(bench, &[501, 1000], Span::mins(5)), [1000].into());
+        // Also one that is later than what serves alone: an App is installed anew after another's id has misled.
+        for (id, later) in [(6, 700), (7, 1000)] {
+            bench.apply(through(id, later));
+            assert!(by_installation(bench, &[501, 700, 1000], Span::mins(1)).contains(&later), "{later} at once");
+            assert_eq!(by_installation(bench, &[501, 700, 1000], Span::mins(5)), [later].into());
+        }
         assert_eq!(writes(bench), []);
     }),
     ("whichever delivery came first", |bench| {

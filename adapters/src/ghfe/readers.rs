@@ -1,4 +1,4 @@
-//! Places for readers: pages and probes share the connections to Postgres with deliveries, and leave them most.
+//! Places for readers: pages and probes share the connections to Postgres with deliveries, and leave them half.
 //!
 //! While the database is slow every page holds its connection for as long as a statement may take. Without a bound a few
 //! dashboards that reload would hold them all, and deliveries would be answered 503. The bound also keeps the memory of

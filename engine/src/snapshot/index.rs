@@ -474,8 +474,8 @@ impl Snapshot {
         if entry.knows(scope.installation) || scope.entity_type != entry.scope.entity_type {
             return row;
         }
-        // A later installation has a greater number.
-        if scope.installation > entry.latest() {
+        // A later installation has a greater number. Greater ones that are known are proven gone.
+        if scope.installation > entry.scope.installation {
             entry.note_other(entry.scope.installation, false);
             entry.scope = scope;
             entry.home = home;

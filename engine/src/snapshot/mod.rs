@@ -310,6 +310,7 @@ impl ScopeEntry {
             self.others.truncate(MAX_OTHERS);
         }
     }
+
     /// Asks for a listing asked for at or after `moment`. The earliest wish is kept: whoever wished for a later one is
     /// looked at when the listing is there, and wishes again.
     pub fn want(&mut self, moment: Time) {
