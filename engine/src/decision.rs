@@ -186,9 +186,9 @@ pub enum Write {
         at: Time,
         /// Why.
         failure: JobFailure,
-        /// The installation through which that was found. A row that names a later one by now is not failed: a delivery
-        /// has told better.
-        through: InstallationId,
+        /// The installation that its row named when it was read last, 0 for none. A row that names a later one by now is
+        /// not failed: a delivery has told of one that was not tried.
+        named: InstallationId,
     },
     /// A running job is back in GitHub's queue.
     JobRequeued {

@@ -60,7 +60,7 @@ impl Rows {
         let pending = |job: &&Job| job.installation == installation && job.status == Status::Pending;
         let failed: Vec<JobId> = self.jobs().filter(pending).map(|job| job.id).collect();
         for &id in &failed {
-            self.write(Write::JobFailed { id, at, failure, through: installation });
+            self.write(Write::JobFailed { id, at, failure, named: installation });
         }
         failed
     }
@@ -159,9 +159,9 @@ impl Rows {
                 job.assignment = job.assignment.take().max(assignment);
                 job.completed_at = Some(at);
             }),
-            Write::JobFailed { id, at, failure, through } => {
+            Write::JobFailed { id, at, failure, named } => {
                 let row = self.job(id).map(|job| (job.status, job.installation));
-                match Move::of_failed_job(row, through) {
+                match Move::of_failed_job(row, named) {
                     Move::Answer(written) => written,
                     Move::Change => self.edit_job(id, Status::Failed, |job| {
                         job.completed_at = Some(at);
@@ -274,11 +274,11 @@ impl Move {
         }
     }
 
-    /// The row of a job, of this status and installation, that calls `through` an installation have shown to be failed.
-    /// They say nothing of the job when its row names a later installation by now.
-    pub fn of_failed_job(row: Option<(Status, InstallationId)>, through: InstallationId) -> Self {
+    /// The row of a job, of this status and installation, that is to be failed by somebody who read that it named `read`.
+    /// What calls have shown says nothing of the job when its row names a later installation by now.
+    pub fn of_failed_job(row: Option<(Status, InstallationId)>, read: InstallationId) -> Self {
         match (Move::of_job(row.map(|(from, _)| from), Status::Failed), row) {
-            (Move::Change, Some((_, named))) if named > through => Move::Answer(Written::RefusedState),
+            (Move::Change, Some((_, named))) if named > read => Move::Answer(Written::RefusedState),
             (to_do, _) => to_do,
         }
     }

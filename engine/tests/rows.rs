@@ -172,7 +172,7 @@ fn jobs_move_forward_only() {
     let writes = [
         (Running, Write::JobRunning { id, assignment: on("w1", START) }),
         (Completed, Write::JobCompleted { id, assignment: on("w1", START), at }),
-        (Failed, Write::JobFailed { id, at, failure: JobFailure::JobNotFound, through: job(1, 1).installation }),
+        (Failed, Write::JobFailed { id, at, failure: JobFailure::JobNotFound, named: job(1, 1).installation }),
     ];
     for from in [Pending, Running, Completed, Failed] {
         for (to, write) in &writes {
@@ -197,16 +197,17 @@ fn jobs_move_forward_only() {
 }
 
 #[test]
-fn a_job_is_not_failed_through_an_installation_before_the_one_that_its_row_names() {
+fn a_job_is_not_failed_by_who_has_not_read_that_its_row_names_a_later_installation() {
     use Status::*;
     let named = job(1, 1).installation;
     let (earlier, later) = (InstallationId(named.0 - 1), InstallationId(named.0 + 1));
     for from in [Pending, Running, Completed, Failed] {
-        for (through, moves) in [(named, !from.is_ended()), (later, !from.is_ended()), (earlier, false)] {
+        for (read, moves) in [(named, !from.is_ended()), (later, !from.is_ended()), (earlier, false)] {
             let mut rows = rows([Job { status: from, ..job(1, 1) }], []);
-            let failed = Write::JobFailed { id: JobId(1), at: ENDED, failure: JobFailure::InstallationGone, through };
+            let failed =
+                Write::JobFailed { id: JobId(1), at: ENDED, failure: JobFailure::InstallationGone, named: read };
             let expected = if moves || from == Failed { Written::Done } else { Written::RefusedState };
-            assert_eq!(rows.write(failed), expected, "{from:?} through {through:?}");
+            assert_eq!(rows.write(failed), expected, "{from:?}, {read:?} was read");
             assert_eq!(rows.job(JobId(1)).map(|row| row.status), Some(if moves { Failed } else { from }));
         }
     }

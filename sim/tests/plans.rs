@@ -135,7 +135,7 @@ fn batch(n: i64, from: i64) -> Vec<Write> {
                 id: JobId(job.0 + 3),
                 at,
                 failure: JobFailure::JobNotFound,
-                through: InstallationId(500 + (job.0 + 3) % 40),
+                named: InstallationId(500 + (job.0 + 3) % 40),
             },
             Write::JobRequeued { id: JobId(job.0 + 4), at },
         ]);

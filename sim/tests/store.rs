@@ -98,7 +98,7 @@ contract! {
     phantom_runners_are_no_supply
     the_failure_is_kept_with_its_diagnostics
     a_gone_installations_pending_jobs_are_failed
-    a_job_is_not_failed_through_an_installation_before_the_one_that_its_row_names
+    a_job_is_not_failed_by_who_has_not_read_that_its_row_names_a_later_installation
     changes_since_a_cursor_lose_nothing
     a_first_reading_holds_what_is_active_and_what_ended_lately
     a_wake_comes_at_once_and_after_each_record
@@ -192,8 +192,8 @@ async fn statuses_only_move_forward(bench: Bench) {
         (Write::JobRequeued { id, at }, Written::RefusedState),
         (Write::JobRunning { id, assignment: on("w", at) }, Written::Done),
         (Write::JobRequeued { id, at: Time(at.0 + 5) }, Written::Done),
-        (Write::JobFailed { id, at, failure: JobFailure::JobNotFound, through: InstallationId(507) }, Written::Done),
-        (Write::JobFailed { id, at, failure: JobFailure::JobNotFound, through: InstallationId(507) }, Written::Done),
+        (Write::JobFailed { id, at, failure: JobFailure::JobNotFound, named: InstallationId(507) }, Written::Done),
+        (Write::JobFailed { id, at, failure: JobFailure::JobNotFound, named: InstallationId(507) }, Written::Done),
         (Write::JobCompleted { id, assignment: None, at }, Written::RefusedState),
         (Write::JobRunning { id, assignment: None }, Written::RefusedState),
         (Write::JobRunning { id: JobId(99), assignment: None }, Written::RefusedState),
@@ -352,22 +352,22 @@ async fn a_gone_installations_pending_jobs_are_failed(bench: Bench) {
     assert_eq!(bench.store.fail_installation(InstallationId(507), gone, START).await.unwrap(), []);
 }
 
-async fn a_job_is_not_failed_through_an_installation_before_the_one_that_its_row_names(bench: Bench) {
+async fn a_job_is_not_failed_by_who_has_not_read_that_its_row_names_a_later_installation(bench: Bench) {
     let lease = bench.lead().await;
     bench.store.record(vec![job(1, 7), job(2, 7), job(4, 7)]).await.unwrap();
     // A delivery has told of the right one, and the leader has not read that yet.
     bench.store.record(vec![Job { installation: InstallationId(600), ..job(1, 7) }]).await.unwrap();
-    let failed = |id, through| Write::JobFailed {
+    let failed = |id, named| Write::JobFailed {
         id: JobId(id),
         at: START,
         failure: JobFailure::InstallationGone,
-        through: InstallationId(through),
+        named: InstallationId(named),
     };
     let cases = [
         (failed(1, 507), Written::RefusedState),
         (failed(2, 507), Written::Done),
         (failed(2, 600), Written::Done),
-        // Another job's row has named a later one.
+        // Rows only ever come to name later ones.
         (failed(4, 600), Written::Done),
         (failed(1, 600), Written::Done),
         (failed(1, 507), Written::Done),
@@ -547,8 +547,8 @@ mod differential {
                 .prop_map(|(name, at, i)| Write::WorkerFailed { name, at, failure: WorkerFailure::ALL[i] }),
             1 => (id.clone(), assignment.clone()).prop_map(|(id, assignment)| Write::JobRunning { id, assignment }),
             1 => (id.clone(), assignment, at.clone()).prop_map(|(id, assignment, at)| Write::JobCompleted { id, assignment, at }),
-            1 => (id.clone(), at.clone(), 0..3usize, 1..3i64).prop_map(|(id, at, i, through)| {
-                Write::JobFailed { id, at, failure: JobFailure::ALL[i], through: InstallationId(through) }
+            1 => (id.clone(), at.clone(), 0..3usize, 1..3i64).prop_map(|(id, at, i, named)| {
+                Write::JobFailed { id, at, failure: JobFailure::ALL[i], named: InstallationId(named) }
             }),
             1 => (id, at).prop_map(|(id, at)| Write::JobRequeued { id, at }),
         ]

@@ -36,8 +36,8 @@ struct JobRows {
     completed: Vec<Option<i64>>,
     requeued: Vec<Option<i64>>,
     failures: Vec<Option<Value>>,
-    /// Through which installation a job was found failed, by `at`.
-    through: BTreeMap<usize, InstallationId>,
+    /// The installation that a failed job's row named when it was read, by `at`.
+    named: BTreeMap<usize, InstallationId>,
 }
 
 /// Everything but reservations, in order. Writes to different rows do not meet, so all go at once; a row that is
@@ -89,10 +89,10 @@ fn sort(at: usize, write: &StoreWrite, workers: &mut WorkerRows, jobs: &mut JobR
         Write::JobCompleted { id, assignment, at: when } => {
             jobs.add(at, id.0, Status::Completed, assignment.as_ref(), Some(when.0), None, None);
         }
-        Write::JobFailed { id, at: when, failure, through } => {
+        Write::JobFailed { id, at: when, failure, named } => {
             let info = failure_info(failure.as_str(), None);
             jobs.add(at, id.0, Status::Failed, None, Some(when.0), None, Some(info));
-            jobs.through.insert(at, *through);
+            jobs.named.insert(at, *named);
         }
         Write::JobRequeued { id, at: when } => jobs.add(at, id.0, Status::Running, None, None, Some(when.0), None),
     }
@@ -216,9 +216,9 @@ impl JobRows {
         for (i, &at) in self.at.iter().enumerate() {
             let row = known.get(&self.ids[i]).copied();
             let from = row.map(|(from, _)| from);
-            let to_do = match (self.requeued[i], self.through.get(&at)) {
+            let to_do = match (self.requeued[i], self.named.get(&at)) {
                 (Some(_), _) => Move::of_requeue(from),
-                (None, Some(&through)) => Move::of_failed_job(row, through),
+                (None, Some(&named)) => Move::of_failed_job(row, named),
                 (None, None) => Move::of_job(from, self.to[i]),
             };
             changes.push(answer(to_do, &mut written[at]));

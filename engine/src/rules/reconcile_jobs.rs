@@ -43,12 +43,12 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
         return turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = None));
     }
     let (write, reason) = match finding {
-        Finding::Failed { failure, through } => {
+        Finding::Failed { failure, .. } => {
             let reason = match failure {
                 JobFailure::JobNotFound => Reason::GitHubSays,
                 JobFailure::InstallationGone | JobFailure::InstallationSuspended => Reason::Installation(failure),
             };
-            (Write::JobFailed { id, at: now, failure, through }, reason)
+            (Write::JobFailed { id, at: now, failure, named: turn.s.installations.id_of(job.named) }, reason)
         }
         Finding::Ended { assignment, at } => (Write::JobCompleted { id, assignment, at }, Reason::GitHubSays),
         Finding::Started(assignment) => (Write::JobRunning { id, assignment }, Reason::GitHubSays),
@@ -90,7 +90,7 @@ fn leave_gone_installation(turn: &mut Turn<'_>, installation: InstallationId) {
         if ends_by_itself(job, failure) || lost.as_ref().is_some_and(|lost| !lost.contains(&scope)) {
             continue;
         }
-        let through = turn.s.scopes[scope].latest();
+        let through = turn.s.scopes[scope].scope.installation;
         let finding = Finding::Failed { failure, through };
         turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = Some(finding)));
         write_finding(turn, id);

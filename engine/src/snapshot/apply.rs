@@ -4,7 +4,7 @@ use alloc::{collections::BTreeSet, vec::Vec};
 
 use super::fifo::Fifo;
 use super::outcome::LATE_EFFECT;
-use super::{Gx, JobEntry, Key, PodEntry, Row, Snapshot, Stage, WorkerEntry};
+use super::{Gx, InstallationEntry, JobEntry, Key, PodEntry, Row, Snapshot, Stage, WorkerEntry};
 use crate::{
     facts::{Assignment, Change, Job, Node, Pod, PodListing, PodPhase, Status, Worker},
     governor::Backoff,
@@ -122,7 +122,8 @@ impl Snapshot {
         if job.status.is_ended() {
             return;
         }
-        let (id, requeued, named) = (job.id, job.is_requeued(), job.assignment.is_some());
+        let (id, requeued, assigned) = (job.id, job.is_requeued(), job.assignment.is_some());
+        let installation = self.home_of(group);
         let mut entry = JobEntry {
             created_at: job.created_at,
             poll_due: job.created_at + self.poll_every(job.status, requeued, job.assignment.as_ref()),
@@ -130,7 +131,8 @@ impl Snapshot {
             rest: None,
             group,
             place: self.place_of(group, &job.repo, &job.pool, &job.image),
-            installation: self.home_of(group),
+            installation,
+            named: self.row_named(installation, job),
             status: job.status,
             requeued,
             ending: false,
@@ -141,7 +143,7 @@ impl Snapshot {
         self.count_job(id, group, self.counts(&entry), 1);
         self.schedule_poll(id, entry.poll_key());
         self.jobs.insert_new(id, entry);
-        if named {
+        if assigned {
             self.doubt_if_runner_is_gone(id);
         }
     }
@@ -161,19 +163,29 @@ impl Snapshot {
         let repo = self.places[known.place as usize].repo.clone();
         let place = self.place_of(group, &repo, &job.pool, &job.image);
         self.note_runner(job);
-        let named = job.assignment.is_some();
+        let assigned = job.assignment.is_some();
+        let named = self.row_named(installation, job);
         self.change_job(row, |entry| {
             entry.group = group;
             entry.installation = installation;
+            entry.named = named;
             entry.place = place;
             entry.status = job.status;
             entry.requeued = job.is_requeued();
             entry.created_at = job.created_at;
             entry.set_told(job);
         });
-        if named {
+        if assigned {
             self.doubt_if_runner_is_gone(id);
         }
+    }
+
+    /// The row of the installation that a job's row names: nearly always that which serves it.
+    fn row_named(&mut self, home: Row, job: &Job) -> Row {
+        if self.installations.id_of(home) == job.installation {
+            return home;
+        }
+        self.installations.row_or_insert_with(job.installation, InstallationEntry::default)
     }
 
     /// The group and the installation's row of a job that is known already.

@@ -59,8 +59,11 @@ pub(crate) struct JobEntry {
     pub group: Gx,
     /// Where it is from and where it is to run: a row of the snapshot's places.
     pub place: u32,
-    /// Its installation's row.
+    /// The row of the installation that serves it.
     pub installation: Row,
+    /// The row of the installation that its own row in the store named when that was read last, 0 for none. A wrong delivery
+    /// may have named another one than that which serves it.
+    pub named: Row,
     pub status: Status,
     pub requeued: bool,
     /// An ending write is under way: no demand any more.
@@ -144,7 +147,7 @@ pub(crate) enum Finding {
     Ended { assignment: Option<Assignment>, at: Time },
     /// It is queued again: what it started on before `at` it has left.
     Requeued { at: Time },
-    /// It must be failed, as calls through an installation have shown.
+    /// It must be failed, as calls through this installation have shown.
     Failed { failure: JobFailure, through: InstallationId },
 }
 

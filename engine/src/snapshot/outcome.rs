@@ -236,12 +236,11 @@ impl Snapshot {
         let retry = self.now + self.timeouts.backoff;
         let Some(job) = self.jobs.get(&id) else { return };
         let next = self.now + self.poll_every(job.status, job.requeued, job.assignment());
-        let scope = &self.scopes[self.groups[job.group as usize].scope];
-        // A later one than it was asked through says nothing where that has been found to be gone.
-        let through = if scope.scope.installation == installation { scope.latest() } else { installation };
         let finding = match &answer.result {
             Ok(view) => news(job, view, asked_at),
-            Err(GitHubError::NotFound) => Some(Finding::Failed { failure: JobFailure::JobNotFound, through }),
+            Err(GitHubError::NotFound) => {
+                Some(Finding::Failed { failure: JobFailure::JobNotFound, through: installation })
+            }
             // Its installation may have been found gone by another call meanwhile.
             Err(_) => job.finding().cloned(),
         };
