@@ -395,6 +395,41 @@ const CASES: &[Case] = &[
         answer(bench, || refused(GitHubError::NotFound));
         assert_eq!(named_in_failed(bench), [(1, 501), (2, 400), (3, 999)].into());
     }),
+    ("another one that a delivery names while the jobs are being failed is tried first", |bench| {
+        bench.apply(through(1, 999));
+        bench.apply(through(2, 999));
+        // The other one is being asked about, and nobody answers, while 999 is found to be none.
+        bench.tick(SWEEP);
+        answer(bench, || ok(JobView::Queued { said_at: None }));
+        answer(bench, || ok(JobView::Queued { said_at: None }));
+        bench.tick(WAIT);
+        let late = bench.find(|it| matches!(it, Action::PollJob { id: JobId(2), .. })).expect("it is asked about").id;
+        while writes(bench).is_empty() {
+            assert!(bench.now < START + Span::mins(15), "999 is none");
+            for chosen in bench.open.clone().into_iter().filter(|it| it.id != late) {
+                let asked_at = bench.now;
+                match chosen.action {
+                    Action::PollJob { .. } => bench.answer(
+                        chosen.id,
+                        Outcome::JobPolled { asked_at, answer: refused(GitHubError::InstallationGone) },
+                    ),
+                    Action::ListRunners { .. } => {
+                        bench.answer(chosen.id, Outcome::RunnersListed(refused(GitHubError::InstallationGone)));
+                    }
+                    _ => {}
+                }
+            }
+            bench.tick(Span::secs(5));
+        }
+        assert_eq!(named_in_failed(bench), [(1, 999)].into());
+        bench.apply(through(2, 501));
+        let answer = refused(GitHubError::Unavailable { message: "no answer".into() });
+        bench.answer(late, Outcome::JobPolled { asked_at: bench.now, answer });
+        bench.decide();
+        assert_eq!(named_in_failed(bench), [(1, 999)].into());
+        assert!(by_installation(bench, &[501], Span::mins(5)).contains(&501));
+        assert_eq!(named_in_failed(bench), [(1, 999)].into());
+    }),
     ("where none of those that were named is there, the jobs are failed, and the latest is asked again", |bench| {
         for (id, installation) in [(1, 501), (2, 999), (3, 700)] {
             bench.apply(through(id, installation));

@@ -749,16 +749,24 @@ impl Sim {
 
     /// Entities of which a delivery has told with the installation that they have now.
     fn told(&self) -> Vec<i64> {
-        let mut told: Vec<i64> = Vec::new();
+        let [mut told, mut by_the_past, mut by_others] = [const { Vec::<i64>::new() }; 3];
         for row in self.store.rows.jobs().filter(|row| row.installation.0 != 0) {
             let entity = row.entity.0;
-            let Some(account) = self.account_of(entity).filter(|_| !told.contains(&entity)) else { continue };
+            let Some(account) = self.account_of(entity) else { continue };
             let state = &self.github.accounts[account];
-            // A leader that began after the App was installed anew has read of jobs that have not ended alone.
-            if row.installation.0 == state.installation && (state.removed_at == 0 || !row.status.is_ended()) {
-                told.push(entity);
+            let heard = match row.installation.0 == state.installation {
+                true if !row.status.is_ended() => &mut told,
+                true if state.removed_at == 0 => &mut by_the_past,
+                true => continue,
+                false => &mut by_others,
+            };
+            if !heard.contains(&entity) {
+                heard.push(entity);
             }
         }
+        // A leader that began late has read of jobs that have not ended alone, and of workers: those may name what was there
+        // before the App was installed anew, or what a delivery named wrongly.
+        told.extend(by_the_past.into_iter().filter(|entity| !by_others.contains(entity)));
         told
     }
 

@@ -11,7 +11,7 @@ use crate::{
     facts::{App, Status},
     governor::Use,
     ids::{EntityType, InstallationId, JobId, Span},
-    snapshot::{Finding, Flight, Gone, JobEntry, Key},
+    snapshot::{Finding, Flight, Gone, JobEntry, Key, ScopeEntry},
 };
 
 /// An installation is taken for gone when calls found it so over at least this long: one 404 may be a glitch, and
@@ -37,9 +37,9 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
     }
     let Some(finding) = job.finding().cloned() else { return };
     if let Finding::Failed { failure, through } = finding
-        && (through < turn.s.installations.id_of(turn.s.home_of(job.group)) || ends_by_itself(job, failure))
+        && (told_better(&turn.s.scopes[turn.s.groups[job.group as usize].scope], failure, through)
+            || ends_by_itself(job, failure))
     {
-        // A delivery has told of a later installation since, whose predecessor's end says nothing any more; or of a start.
         return turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = None));
     }
     let (write, reason) = match finding {
@@ -60,6 +60,12 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
         job.ending = ending;
     });
     turn.act(Flight::JobWrite(id, write.clone()), Action::Write { write, diagnose: None }, reason);
+}
+
+/// A delivery has told of a later installation since, whose predecessor's end says nothing any more; or of another one,
+/// when all that were known of were gone.
+fn told_better(scope: &ScopeEntry, failure: JobFailure, through: InstallationId) -> bool {
+    through < scope.scope.installation || failure == JobFailure::InstallationGone && scope.untried().is_some()
 }
 
 /// A suspended installation's running jobs may still end by themselves.

@@ -420,9 +420,8 @@ impl Snapshot {
                 // All were gone when they were tried last; then the latest was tried again, and now they are.
                 scope.others.iter_mut().filter(|other| other.id != gone).for_each(|other| other.gone = false);
             }
-            let left = scope.others.iter().filter(|other| !other.gone).map(|other| other.id).max();
             let before = scope.gone_before.or(scope.gone);
-            let next = match left {
+            let next = match scope.untried() {
                 Some(next) => {
                     (scope.gone, scope.gone_before) = (None, before);
                     next

@@ -296,6 +296,11 @@ impl ScopeEntry {
         id == self.scope.installation || id.0 == 0 || self.others.iter().any(|other| other.id == id)
     }
 
+    /// The greatest other one that a delivery has named and nothing has shown to be gone.
+    pub fn untried(&self) -> Option<InstallationId> {
+        self.others.iter().filter(|other| !other.gone).map(|other| other.id).max()
+    }
+
     /// The greatest installation that a delivery has named.
     pub fn latest(&self) -> InstallationId {
         self.others.iter().map(|other| other.id).fold(self.scope.installation, InstallationId::max)

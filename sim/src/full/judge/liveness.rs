@@ -57,8 +57,9 @@ struct Look<'a> {
     world: &'a World,
     now: i64,
     database: std::sync::MutexGuard<'a, Database>,
-    /// Entities and the installations that a leader knows of theirs: those that rows name. One that began after an App was
-    /// installed anew has read of jobs that have not ended alone.
+    /// Entities and the installations that a leader knows of theirs: those that rows name. One that began late has read of
+    /// jobs that have not ended alone, and of workers: those may name what was there before an App was installed anew, or what
+    /// a delivery named wrongly.
     named: BTreeSet<(i64, i64)>,
 }
 
@@ -73,9 +74,14 @@ pub fn troubled(world: &World, account: i64, until: i64) {
 pub fn look(world: &World) -> bool {
     let database = lock(&world.database);
     let named = world.github.peek(|github| {
+        let account = |job: &Job| github.accounts.get(&account_of(github, job.entity.0)?);
+        let is_other = |job: &&Job| {
+            job.installation.0 != 0 && account(job).is_some_and(|account| account.installation != job.installation.0)
+        };
+        let by_others: BTreeSet<i64> = database.rows.jobs().filter(is_other).map(|job| job.entity.0).collect();
         let known = |job: &&Job| {
-            let account = account_of(github, job.entity.0).and_then(|account| github.accounts.get(&account));
-            !job.status.is_ended() || account.is_none_or(|account| account.removed_at == Time::ZERO)
+            let is_first = account(job).is_none_or(|account| account.removed_at == Time::ZERO);
+            !job.status.is_ended() || is_first && !by_others.contains(&job.entity.0)
         };
         database.rows.jobs().filter(known).map(|job| (job.entity.0, job.installation.0)).collect()
     });
