@@ -175,6 +175,8 @@ pub struct Judge {
     misleading: BTreeSet<(EntityId, i64)>,
     /// Since when rows have named an entity's installation rightly.
     named: BTreeMap<(EntityId, i64), i64>,
+    /// By entity, the installations that the leader has read of.
+    heard: BTreeSet<(EntityId, i64)>,
     /// By account, how often it was refused without being told until when, and until when it is advised to wait. A caller
     /// may not hear of the answers in between.
     untold: BTreeMap<usize, (u32, i64)>,
@@ -256,6 +258,7 @@ impl Sim {
         }
         self.store.granted = epoch.0;
         // It finds out anew what others have found out.
+        self.judge.heard.clear();
         self.judge.misleading.clear();
         let accounts: BTreeSet<usize> = self
             .store
@@ -267,6 +270,12 @@ impl Sim {
             })
             .collect();
         self.judge.misled.extend(accounts.into_iter().map(|account| (account, self.now + MISLED)));
+    }
+
+    /// The leader has read these rows.
+    pub(crate) fn judge_read(&mut self, jobs: &[Job], workers: &[Worker]) {
+        let named = jobs.iter().map(|job| (job.entity, job.installation.0));
+        self.judge.heard.extend(named.chain(workers.iter().map(|worker| (worker.entity, worker.installation.0))));
     }
 
     /// S13: a write is made under this epoch.
@@ -754,14 +763,16 @@ impl Sim {
             let entity = row.entity.0;
             let Some(account) = self.account_of(entity) else { continue };
             let state = &self.github.accounts[account];
-            let heard = match row.installation.0 == state.installation {
-                true if !row.status.is_ended() => &mut told,
-                true if state.removed_at == 0 => &mut by_the_past,
-                true => continue,
-                false => &mut by_others,
+            let heard = self.judge.heard.contains(&(row.entity, state.installation));
+            let is_it = row.installation.0 == state.installation;
+            let entities = match (heard || is_it && !row.status.is_ended(), is_it) {
+                (true, _) => &mut told,
+                (false, true) if state.removed_at == 0 => &mut by_the_past,
+                (false, true) => continue,
+                (false, false) => &mut by_others,
             };
-            if !heard.contains(&entity) {
-                heard.push(entity);
+            if !entities.contains(&entity) {
+                entities.push(entity);
             }
         }
         // A leader that began late has read of jobs that have not ended alone, and of workers: those may name what was there

@@ -537,7 +537,10 @@ impl Sim {
         process.reading = false;
         let again = core::mem::take(&mut process.read_again);
         process.cursor = Some(reading.cursor);
-        if let Some(snapshot) = &mut process.snapshot {
+        if process.epoch.is_some_and(|epoch| epoch.0 == self.store.granted) {
+            self.judge_read(&reading.jobs, &reading.workers);
+        }
+        if let Some(snapshot) = &mut self.schedulers[s].snapshot {
             for worker in reading.workers {
                 snapshot.apply(Change::Worker(worker), now);
             }

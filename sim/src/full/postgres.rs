@@ -200,6 +200,7 @@ fn commit(world: &World, request: Request) -> (Reply, bool) {
         }
         Request::Changes(since) => {
             let (jobs, workers, cursor) = lock(&world.database).rows.changes(since.map(|it| it.0), now);
+            judge::read(world, &jobs, &workers);
             (Reply::Changes(Changes { jobs, workers, cursor: Cursor(cursor) }), false)
         }
         Request::Write(epoch, writes) => (Reply::Written(write(world, epoch, writes)), false),

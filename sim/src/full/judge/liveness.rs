@@ -83,7 +83,9 @@ pub fn look(world: &World) -> bool {
             let is_first = account(job).is_none_or(|account| account.removed_at == Time::ZERO);
             !job.status.is_ended() || is_first && !by_others.contains(&job.entity.0)
         };
-        database.rows.jobs().filter(known).map(|job| (job.entity.0, job.installation.0)).collect()
+        let mut named = lock(&world.judge).heard.clone();
+        named.extend(database.rows.jobs().filter(known).map(|job| (job.entity.0, job.installation.0)));
+        named
     });
     let look = Look { world, now: world.now(), database, named };
     look.at_processes();

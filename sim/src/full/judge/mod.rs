@@ -29,7 +29,7 @@ pub use github::{
     told_until, untold,
 };
 pub use liveness::{end, ends, look, troubled};
-pub use rows::{accepted, after_write, before_write, fenced, granted, jobs_written, recording, what, writing};
+pub use rows::{accepted, after_write, before_write, fenced, granted, jobs_written, read, recording, what, writing};
 
 /// Memory of what was, to hold what is against.
 #[derive(Debug, Default)]
@@ -53,6 +53,8 @@ pub struct Judge {
     misleading: BTreeSet<(i64, i64)>,
     /// Since when rows have named an entity's installation rightly.
     named: BTreeMap<(i64, i64), i64>,
+    /// By entity, the installations that were read of since the leader leads.
+    heard: BTreeSet<(i64, i64)>,
     held: BTreeMap<(&'static str, i64), i64>,
     /// How long a job whose end was lost waits for those that were asked about before it.
     turns: BTreeMap<i64, i64>,

@@ -94,7 +94,11 @@ pub fn granted(world: &World, database: &mut Database, epoch: Epoch) {
     }
     database.granted = epoch.0;
     // It finds out anew what others have found out.
-    lock(&world.judge).misleading.clear();
+    {
+        let mut judge = lock(&world.judge);
+        judge.heard.clear();
+        judge.misleading.clear();
+    }
     let misled: BTreeSet<i64> = world.github.peek(|github| {
         let named_wrongly = |row: &Job| {
             let account = github.accounts.get(&account_of(github, row.entity.0)?)?;
@@ -105,6 +109,13 @@ pub fn granted(world: &World, database: &mut Database, epoch: Epoch) {
     for account in misled {
         troubled(world, account, world.now() + MISLED);
     }
+}
+
+/// These rows were read.
+pub fn read(world: &World, jobs: &[Job], workers: &[Worker]) {
+    let named = jobs.iter().map(|job| (job.entity.0, job.installation.0));
+    let named = named.chain(workers.iter().map(|worker| (worker.entity.0, worker.installation.0)));
+    lock(&world.judge).heard.extend(named);
 }
 
 /// S13: a write is made under this epoch.
