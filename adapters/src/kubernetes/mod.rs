@@ -37,6 +37,7 @@ use kube::{
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use tokio::time::timeout;
+use tower::buffer::error::{Closed, ServiceError};
 
 use errors::reason;
 pub(crate) use errors::unusable;
@@ -79,12 +80,22 @@ pub fn connect(mut config: kube::Config) -> Result<Client, ConnectError> {
 
 /// The same client with a limit for the head of every answer, so that no watch waits for its start for ever while the view
 /// grows old. What follows the head, a watch's events, has none here.
+///
+/// # Panics
+/// In a call, when the task inside the client that carries requests has ended, which is a bug of it: no call has an answer
+/// any more. So the watch ends, and with it the process, and another one leads.
 fn answering(client: Client, limit: Duration) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = tower::service_fn(move |request| {
         let client = client.clone();
         async move {
             let answer = timeout(limit, client.send(request)).await;
+            if let Ok(Err(kube::Error::Service(error))) = &answer {
+                assert!(
+                    !error.is::<Closed>() && !error.is::<ServiceError>(),
+                    "the cluster's client is broken: {error}"
+                );
+            }
             answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
         }
     });
@@ -412,6 +423,8 @@ pub async fn first_view(cluster: &dyn Cluster) -> Option<(PodListing, Vec<NodeFa
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use kube::client::Body;
 
     use super::*;
@@ -438,5 +451,23 @@ mod tests {
         assert!(error.to_string().contains("no answer in time"), "{error}");
         let body = ask("/late").await.unwrap().into_body().collect().await.unwrap().to_bytes();
         assert_eq!(&*body, b"late");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_broken_inside_ends_the_watch_instead_of_being_asked_for_ever() {
+        let service = tower::service_fn(|_: http::Request<Body>| -> std::future::Ready<Result<_, kube::Error>> {
+            let no_answer: Option<http::Response<Body>> = None;
+            std::future::ready(Ok(no_answer.expect("a bug on purpose")))
+        });
+        let settings = PodSettings {
+            namespace: "ours".into(),
+            registry: "registry".into(),
+            tag: "latest".into(),
+            host_network: BTreeSet::new(),
+        };
+        let client = KubernetesClient::new(Client::new(service, "ours"), settings, Arc::new(|| Time::ZERO));
+        let watching = tokio::spawn(client.watch(Arc::default()).for_each(|_| std::future::ready(())));
+        let ended = tokio::time::timeout(Duration::from_secs(30), watching).await.expect("it goes on for ever");
+        assert!(ended.unwrap_err().is_panic());
     }
 }
