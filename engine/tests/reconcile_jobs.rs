@@ -430,6 +430,21 @@ const CASES: &[Case] = &[
         assert!(by_installation(bench, &[501], Span::mins(5)).contains(&501));
         assert_eq!(named_in_failed(bench), [(1, 999)].into());
     }),
+    ("one that is named where the latest seems to be gone is gone by at once", |bench| {
+        bench.apply(through(1, 999));
+        bench.apply(Change::Worker(Worker { installation: InstallationId(999), ..worker(OURS, 1, START) }));
+        bench.see(pod(OURS, PodPhase::Running, bench.now));
+        bench.tick(SWEEP);
+        answer(bench, || refused(GitHubError::InstallationGone));
+        bench.answer_writes();
+        bench.tick(SWEEP);
+        let listing = bench.expect("a listing", |it| matches!(it, Action::ListRunners { .. })).id;
+        bench.answer(listing, Outcome::RunnersListed(refused(GitHubError::InstallationGone)));
+        answer(bench, || refused(GitHubError::Unavailable { message: "no answer".into() }));
+        bench.apply(through(2, 501));
+        bench.decide();
+        assert_eq!(by_installation(bench, &[501], Span::mins(10)), [501].into());
+    }),
     ("where none of those that were named is there, the jobs are failed, and the latest is asked again", |bench| {
         for (id, installation) in [(1, 501), (2, 999), (3, 700)] {
             bench.apply(through(id, installation));

@@ -57,6 +57,8 @@ pub struct Broken {
 const RECOVERY: i64 = 2 * MINUTE;
 /// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
 const SERVED: i64 = 30 * SECOND + MINUTE;
+/// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
+const JIT_A_MINUTE: i64 = 160;
 /// A lost delivery is made up for (L2), and its repetition takes its way.
 const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
@@ -124,6 +126,8 @@ struct Supply {
     room: bool,
     /// In its pool.
     place: bool,
+    /// How long it takes to serve all jobs that its account has ever had.
+    crowd: i64,
     /// A job of the entity was failed.
     failed: bool,
 }
@@ -920,7 +924,7 @@ impl Sim {
             }
             let unmet = it.waiting > it.free && it.room && it.place;
             // A runner that a job took whose row was failed shows as busy in the next listing only.
-            let limit = SERVED + if it.failed { LISTED } else { 0 };
+            let limit = SERVED + it.crowd + if it.failed { LISTED } else { 0 };
             self.hold("L1 served", it.key, unmet, limit, |_| {
                 let Supply { entity, labels, waiting, free, .. } = it;
                 format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room")
@@ -942,6 +946,8 @@ impl Sim {
             self.cluster.offered(pool) > self.cluster.live(pool) + unplaced
         });
         let lately = |it: &Job| it.entity == row.entity && it.status == Status::Failed;
+        let account = self.account_of(row.entity.0);
+        let jobs = self.github.jobs.values().filter(|job| Some(job.account) == account).count() as i64;
         Supply {
             key: row.entity.0 ^ crate::trace::number(&labels),
             entity: row.entity.0,
@@ -950,6 +956,7 @@ impl Sim {
             free,
             room: self.owner_has_room(row.owner),
             place,
+            crowd: jobs / JIT_A_MINUTE * MINUTE,
             failed: self.store.rows.jobs().any(lately),
         }
     }

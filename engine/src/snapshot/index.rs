@@ -473,12 +473,15 @@ impl Snapshot {
         if entry.knows(scope.installation) || scope.entity_type != entry.scope.entity_type {
             return row;
         }
-        // A later installation has a greater number. Greater ones that are known are proven gone.
-        if scope.installation > entry.scope.installation {
+        // A later installation has a greater number. Greater ones that are known are proven gone. Any other one is to be tried
+        // where the one that is gone by seems to be gone.
+        let later = scope.installation > entry.scope.installation;
+        if later || entry.gone.is_some() {
+            let before = entry.gone_before.or(entry.gone).filter(|_| !later);
             entry.note_other(entry.scope.installation, false);
             entry.scope = scope;
             entry.home = home;
-            (entry.gone, entry.gone_before) = (None, None);
+            (entry.gone, entry.gone_before) = (None, before);
         } else {
             entry.note_other(scope.installation, false);
         }

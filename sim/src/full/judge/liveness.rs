@@ -27,6 +27,8 @@ use crate::world::{
 
 /// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
 const SERVED: i64 = 30 * SECOND + MINUTE;
+/// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
+const JIT_A_MINUTE: i64 = 160;
 /// A lost delivery is made up for (L2), and its repetition takes its way.
 const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
@@ -364,7 +366,12 @@ impl Look<'_> {
             let unmet = waiting > free && room && place;
             // A runner that a job took whose row was failed shows as busy in the next listing only.
             let lately = |row: &Job| row.entity.0 == entity && row.status == Status::Failed;
-            let limit = SERVED + if self.database.rows.jobs().any(lately) { LISTED } else { 0 };
+            let jobs = self.world.github.peek(|github| {
+                let account = account_of(github, entity);
+                github.jobs.values().filter(|job| github.repos.get(&job.repo).map(|it| it.account) == account).count()
+            });
+            let crowd = jobs as i64 / JIT_A_MINUTE * MINUTE;
+            let limit = SERVED + crowd + if self.database.rows.jobs().any(lately) { LISTED } else { 0 };
             self.hold("L1 served", key, unmet, limit, || {
                 format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room")
             });
