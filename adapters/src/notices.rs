@@ -193,6 +193,18 @@ impl Notices {
         }
     }
 
+    /// This process leads no more: it makes no more calls to GitHub and the cluster, and all that it asks of the store is to
+    /// lead again. So those are no trouble of its any more, and whatever works of the store speaks for all of it.
+    pub fn stand_by(&self) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.retain(|subject, _| *subject == Subject::Store);
+        for trouble in troubles.values_mut() {
+            if let Some(last) = trouble.failing.values().max().copied() {
+                trouble.failing = BTreeMap::from([(ANY_CALL, last)]);
+            }
+        }
+    }
+
     /// What is in trouble now, a sentence each. What works again is not, though it may be too early to say that it is over.
     pub fn now(&self) -> Vec<String> {
         let now = Instant::now();

@@ -1,12 +1,15 @@
 //! The store's contract as a pure value: rows, forward-only writes, the guards of a reservation, the cursor, and
 //! leadership. The in-memory store is this behind a lock; Postgres is held to it by a differential test.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use crate::{
     decision::{JobFailure, Write},
     facts::{Job, Status, Worker, Written},
-    ids::{Epoch, InstallationId, JobId, Span, Time, WorkerName},
+    ids::{EntityId, Epoch, InstallationId, JobId, Span, Time, WorkerName},
     intake::join,
 };
 
@@ -55,9 +58,14 @@ impl Rows {
         self.put_job(row);
     }
 
-    /// Fails an installation's pending jobs; which.
+    /// Fails an installation's pending jobs; which. Those of an entity of which an active row names a later installation are
+    /// spared: its App was installed anew, and they are served through that.
     pub fn fail_installation(&mut self, installation: InstallationId, failure: JobFailure, at: Time) -> Vec<JobId> {
-        let pending = |job: &&Job| job.installation == installation && job.status == Status::Pending;
+        let later = |job: &&Job| !job.status.is_ended() && job.installation > installation;
+        let anew: BTreeSet<EntityId> = self.jobs().filter(later).map(|job| job.entity).collect();
+        let pending = |job: &&Job| {
+            job.installation == installation && job.status == Status::Pending && !anew.contains(&job.entity)
+        };
         let failed: Vec<JobId> = self.jobs().filter(pending).map(|job| job.id).collect();
         for &id in &failed {
             self.write(Write::JobFailed { id, at, failure, named: installation });

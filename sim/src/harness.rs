@@ -232,7 +232,10 @@ users:
     /// The production Kubernetes client, pointed at the model.
     pub async fn cluster_client(&self, settings: PodSettings) -> Result<Arc<KubernetesClient>, Error> {
         let config = kube::config::Kubeconfig::from_yaml(&self.kubeconfig())?;
-        let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
+        let options = kube::config::KubeConfigOptions::default();
+        let mut config = kube::Config::from_custom_kubeconfig(config, &options).await?;
+        // The models are on loopback, whatever proxy the environment names for the rest.
+        config.proxy_url = None;
         let client = adapters::kubernetes::connect(config)?;
         Ok(KubernetesClient::new(client, settings, self.clock.clone()))
     }

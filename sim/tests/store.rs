@@ -350,6 +350,13 @@ async fn a_gone_installations_pending_jobs_are_failed(bench: Bench) {
     assert_eq!(of(2), Some((Status::Running, None, None)));
     assert_eq!(of(3), Some((Status::Pending, None, None)));
     assert_eq!(bench.store.fail_installation(InstallationId(507), gone, START).await.unwrap(), []);
+    // Word of an old installation's end comes late: the App was installed anew, and serves the entity's jobs.
+    let anew = Job { installation: InstallationId(600), ..job(6, 7) };
+    bench.store.record(vec![job(5, 7), anew.clone()]).await.unwrap();
+    assert_eq!(bench.store.fail_installation(InstallationId(507), gone, START).await.unwrap(), []);
+    let ended = Job { status: Status::Completed, completed_at: Some(START), ..anew };
+    bench.store.record(vec![ended]).await.unwrap();
+    assert_eq!(bench.store.fail_installation(InstallationId(507), gone, START).await.unwrap(), [JobId(5)]);
 }
 
 async fn a_job_is_not_failed_by_who_has_not_read_that_its_row_names_a_later_installation(bench: Bench) {

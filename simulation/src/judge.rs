@@ -1047,17 +1047,17 @@ impl Sim {
                 || (job.state == JobState::Queued && given_up)
         };
         // What a limit keeps from being done now is done when the limit is over, and is waited for.
-        let free = |entity: i64| {
-            self.account_of(entity).is_none_or(|account| !sight.gone[account] && sight.told.contains(&entity))
-        };
+        let there = |entity: i64| self.account_of(entity).is_none_or(|account| !sight.gone[account]);
+        let free = |entity: i64| there(entity) && (self.account_of(entity).is_none() || sight.told.contains(&entity));
+        // A leader that knows no installation of an account that is there gives its workers up, in time.
         let pod = |(name, pod): (&WorkerName, &crate::cluster::Pod)| {
-            pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
+            pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !there(row.entity.0))
         };
         self.github.under_way == 0
             // What was not answered is still to be repeated, in its time.
             && self.github.unanswered.is_empty()
             && self.github.jobs.iter().all(job)
-            && self.store.rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0))
+            && self.store.rows.workers().all(|it| it.status.is_ended() || !there(it.entity.0))
             && self.github.runners.values().all(|it| !free(it.entity))
             && self.cluster.pods.iter().all(pod)
     }

@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::Path,
     sync::{
         Arc,
@@ -48,6 +48,10 @@ impl Capture {
     /// Appends to `path`, which is created when missing, for this process's user alone: it holds what private repositories
     /// do. A thread of its own writes.
     pub fn open(path: &Path) -> io::Result<Self> {
+        // Who opens a pipe waits for its reader.
+        if std::fs::metadata(path).is_ok_and(|known| known.file_type().is_fifo()) {
+            return Err(io::Error::other("it is a pipe: name a file"));
+        }
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let (lines, waiting) = mpsc::sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));

@@ -2,7 +2,7 @@
 //!
 //! While the database is slow every page holds its connection for as long as a statement may take. Without a bound a few
 //! dashboards that reload would hold them all, and deliveries would be answered 503. The bound also keeps the memory of
-//! long pages in bounds.
+//! long pages in bounds, so a page has its place until its client has taken it.
 
 use std::{
     sync::{
@@ -34,7 +34,7 @@ pub struct Readers {
 /// How many read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ReadersStatus {
-    /// Pages being made now.
+    /// Pages being made or sent now.
     pub reading: usize,
     /// Pages turned away because too many others were being made.
     pub shed: u64,
@@ -60,7 +60,7 @@ impl Readers {
         ReadersStatus { reading, shed: self.shed.load(Ordering::Relaxed) }
     }
 
-    /// A place for a page, until it is made; nothing, and counted, when none comes free in time.
+    /// A place for a page, until it is sent; nothing, and counted, when none comes free in time.
     pub(super) async fn page(&self) -> Option<OwnedSemaphorePermit> {
         let place = self.take(&self.pages).await;
         if place.is_none() {

@@ -10,7 +10,7 @@ use std::{
 
 use engine::{
     facts::{App, Delivery, GitHubAnswer, GitHubError, JobView, Minted, RunnerListing, RunnerScope, Worker},
-    ids::{EntityType, InstallationId, JobId, RunnerId, Time},
+    ids::{EntityType, InstallationId, JobId, RunnerId, Span, Time},
 };
 use futures::future::BoxFuture;
 use secrecy::SecretString;
@@ -26,6 +26,8 @@ use crate::ports::{GitHub, JitConfig};
 const GROUP_NAME: &str = "RISE RISC-V Runners";
 /// GitHub's id of every organisation's default group, and of the one group repositories have.
 const DEFAULT_GROUP: i64 = 1;
+/// Where groups are refused they are asked for again after so long: a plan may change, and one 404 may be a glitch.
+const GROUPS_AGAIN: Span = Span::mins(10);
 /// GitHub's largest page.
 const PER_PAGE: usize = 100;
 /// GitHub allows 10,000 runners in a group; a listing beyond that many pages is nonsense.
@@ -41,7 +43,19 @@ pub struct GitHubClient {
 }
 
 /// One organisation's runner group; locked while it is looked up, so that concurrent calls share that.
-type GroupSlot = Arc<tokio::sync::Mutex<Option<i64>>>;
+type GroupSlot = Arc<tokio::sync::Mutex<KnownGroup>>;
+
+/// What is known of an organisation's runner groups.
+#[derive(Default)]
+struct KnownGroup {
+    /// Ours, once it was found or made.
+    ours: Option<i64>,
+    /// Groups were refused, and are asked for again then. Until then the default group serves.
+    refused_until: Option<Time>,
+    /// Runners of ours may be in other groups than that: the default group served once, or our group was deleted, by which its
+    /// runners go to the default one. So all runners of the organisation are listed.
+    scattered: bool,
+}
 
 impl GitHubClient {
     /// Calls through `caller`.
@@ -54,49 +68,58 @@ impl GitHubClient {
         groups.entry(org.to_lowercase()).or_default().clone()
     }
 
-    /// It is looked up anew when it is next needed.
+    /// Our group was deleted: it is looked up anew when it is next needed.
     async fn forget_group(&self, org: &str) {
-        *self.group_slot(org).lock().await = None;
+        *self.group_slot(org).lock().await = KnownGroup { scattered: true, ..KnownGroup::default() };
     }
 
-    /// Our runner group's id; created when it is missing, the default group where that is refused.
-    async fn group(&self, session: &mut Session<'_>, org: &str) -> Result<i64, GitHubError> {
+    /// Our runner group's id; created when it is missing. `None` where that is refused: the default group serves.
+    async fn group(&self, session: &mut Session<'_>, org: &str) -> Result<Option<i64>, GitHubError> {
         let slot = self.group_slot(org);
         let mut known = slot.lock().await;
-        if let Some(id) = *known {
+        let now = self.caller.now();
+        if known.ours.is_some() || known.refused_until.is_some_and(|until| now < until) {
+            return Ok(known.ours);
+        }
+        let status = match self.find_or_make_group(session, org).await {
+            Ok(id) => {
+                known.ours = Some(id);
+                return Ok(known.ours);
+            }
+            Err(GitHubError::Refused { status, .. }) => status,
+            Err(GitHubError::NotFound) => 404,
+            Err(error) => return Err(error),
+        };
+        if known.refused_until.is_none() {
+            tracing::warn!(
+                org,
+                status,
+                "runner groups are refused; the default group serves, and they are asked for again"
+            );
+        }
+        known.refused_until = Some(now + GROUPS_AGAIN);
+        known.scattered = true;
+        Ok(None)
+    }
+
+    async fn find_or_make_group(&self, session: &mut Session<'_>, org: &str) -> Result<i64, GitHubError> {
+        let path = format!("/orgs/{org}/actions/runner-groups");
+        if let Some(id) = self.find_group(session, &path).await? {
             return Ok(id);
         }
-        let path = format!("/orgs/{org}/actions/runner-groups");
-        let id = match self.find_group(session, &path).await? {
-            Some(id) => id,
-            None => {
-                let body = json!({ "name": GROUP_NAME, "visibility": "all", "allows_public_repositories": true });
-                match session.post::<wire::Group>(&path, Some(&body)).await {
-                    Ok(group) => group.id,
-                    // Another scheduler created it meanwhile.
-                    Err(GitHubError::NameTaken) => self.find_group(session, &path).await?.unwrap_or(DEFAULT_GROUP),
-                    Err(GitHubError::Refused { status, .. }) => {
-                        tracing::warn!(org, status, "no runner group may be created; the default group serves");
-                        DEFAULT_GROUP
-                    }
-                    Err(GitHubError::NotFound) => DEFAULT_GROUP,
-                    Err(error) => return Err(error),
-                }
-            }
-        };
-        *known = Some(id);
-        Ok(id)
+        let body = json!({ "name": GROUP_NAME, "visibility": "all", "allows_public_repositories": true });
+        match session.post::<wire::Group>(&path, Some(&body)).await {
+            Ok(group) => Ok(group.id),
+            // Another scheduler created it meanwhile.
+            Err(GitHubError::NameTaken) => self.find_group(session, &path).await?.ok_or(GitHubError::NotFound),
+            Err(error) => Err(error),
+        }
     }
 
     async fn find_group(&self, session: &mut Session<'_>, path: &str) -> Result<Option<i64>, GitHubError> {
         let mut path = format!("{path}?per_page={PER_PAGE}");
         for _ in 0..MOST_PAGES {
-            let (groups, next) = match session.get_page::<Groups>(&path).await {
-                Ok(page) => page,
-                // Without a plan that has groups there is nothing to list.
-                Err(GitHubError::NotFound | GitHubError::Refused { .. }) => return Ok(Some(DEFAULT_GROUP)),
-                Err(error) => return Err(error),
-            };
+            let (groups, next) = session.get_page::<Groups>(&path).await?;
             if let Some(ours) = groups.runner_groups.iter().find(|group| group.name == GROUP_NAME) {
                 return Ok(Some(ours.id));
             }
@@ -108,18 +131,24 @@ impl GitHubClient {
         Ok(None)
     }
 
+    /// Where an organisation's runners of ours are listed.
+    async fn org_listing(&self, session: &mut Session<'_>, org: &str) -> Result<String, GitHubError> {
+        let group = self.group(session, org).await?;
+        let scattered = self.group_slot(org).lock().await.scattered;
+        Ok(match group.filter(|_| !scattered) {
+            Some(group) => format!("/orgs/{org}/actions/runner-groups/{group}/runners"),
+            None => format!("/orgs/{org}/actions/runners"),
+        })
+    }
+
     async fn all_runners(&self, session: &mut Session<'_>, scope: &RunnerScope) -> Result<RunnerListing, GitHubError> {
         let asked_at = self.caller.now();
         let path = match scope.entity_type {
-            EntityType::Organization => {
-                let group = self.group(session, &scope.entity_name).await?;
-                format!("/orgs/{}/actions/runner-groups/{group}/runners", scope.entity_name)
-            }
+            EntityType::Organization => self.org_listing(session, &scope.entity_name).await?,
             EntityType::User => format!("{}/actions/runners", repo_path(scope.repo.as_deref())?),
         };
         let runners = self.read_pages(session, format!("{path}?per_page={PER_PAGE}")).await;
         if matches!(runners, Err(GitHubError::NotFound)) && scope.entity_type == EntityType::Organization {
-            // The group was deleted.
             self.forget_group(&scope.entity_name).await;
         }
         let runners = runners?.into_iter().map(wire::Runner::into_fact).collect();
@@ -154,7 +183,7 @@ impl GitHubClient {
     async fn make_jit(&self, session: &mut Session<'_>, worker: &Worker) -> Result<JitConfig, GitHubError> {
         let (path, group) = match worker.entity_type {
             EntityType::Organization => {
-                let group = self.group(session, &worker.entity_name).await?;
+                let group = self.group(session, &worker.entity_name).await?.unwrap_or(DEFAULT_GROUP);
                 (format!("/orgs/{}/actions/runners/generate-jitconfig", worker.entity_name), group)
             }
             EntityType::User => {

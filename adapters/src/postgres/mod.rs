@@ -82,14 +82,19 @@ impl PgStore {
             Err(sqlx::Error::PoolTimedOut) => return Err(OpenError::Connect(why_not(&options).await)),
             Err(error) => return Err(OpenError::Connect(describe(&error))),
         };
+        // Where an administrator has made it, the service needs no right to make one.
+        let there = sqlx::query_scalar!(r#"SELECT to_regnamespace($1) IS NOT NULL AS "there!""#, realm.as_str())
+            .fetch_one(&pool)
+            .await
+            .map_err(|error| OpenError::Connect(describe(&error)))?;
         // A realm's name is one of two words of ours.
         let create = match realm {
             Realm::Prod => "CREATE SCHEMA IF NOT EXISTS prod",
             Realm::Staging => "CREATE SCHEMA IF NOT EXISTS staging",
         };
         // Two processes that start at once may both create it: the second's error means that it is there.
-        let created = sqlx::query(create).execute(&pool).await;
-        if let Err(error) = created
+        if !there
+            && let Err(error) = sqlx::query(create).execute(&pool).await
             && error.as_database_error().and_then(|error| error.code()).as_deref() != Some("23505")
         {
             return Err(OpenError::Connect(describe(&error)));

@@ -93,9 +93,12 @@ pub(super) async fn fail_installation(
 ) -> sqlx::Result<Vec<i64>> {
     let mut transaction = pool.begin().await?;
     let failed = sqlx::query_scalar!(
-        r#"UPDATE jobs SET status = 'failed', completed_at = from_ms($2), updated_at = now(),
+        r#"UPDATE jobs j SET status = 'failed', completed_at = from_ms($2), updated_at = now(),
                failure_info = jsonb_build_object('version', 2, 'reason', $3::text), changed_xid = pg_current_xact_id()
-           WHERE installation_id = $1 AND status = 'pending' RETURNING job_id"#,
+           WHERE installation_id = $1 AND status = 'pending' AND NOT EXISTS (
+               SELECT FROM jobs later WHERE later.entity_id = j.entity_id AND later.installation_id > $1
+                   AND later.status IN ('pending', 'running'))
+           RETURNING job_id"#,
         installation,
         at_ms,
         reason,

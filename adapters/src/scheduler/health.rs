@@ -84,7 +84,7 @@ pub struct Status {
     pub decisions: u64,
     /// Actions chosen by this process.
     pub actions: u64,
-    /// Pending and running jobs known.
+    /// Pending and running jobs known; 0 while it stands by, as all that follows.
     pub jobs: u64,
     /// Pending and running workers known.
     pub workers: u64,
@@ -101,6 +101,12 @@ impl Health {
 
     pub(crate) fn led(&self, epoch: Option<i64>) {
         self.epoch.store(epoch.unwrap_or(0), Ordering::Relaxed);
+        if epoch.is_none() {
+            for number in [&self.jobs, &self.workers, &self.under_way] {
+                number.store(0, Ordering::Relaxed);
+            }
+            self.notices.stand_by();
+        }
     }
 
     pub(crate) fn decided(&self, actions: usize, snapshot: &Snapshot) {

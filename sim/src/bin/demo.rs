@@ -19,7 +19,7 @@ use adapters::{
 };
 use engine::{
     facts::{Job, Status},
-    ids::Realm,
+    ids::{Realm, Span},
     policy::Policy,
 };
 use sim::{
@@ -148,6 +148,13 @@ async fn play(options: Options) -> Result<ExitCode, Error> {
         );
         return Ok(ExitCode::from(2));
     }
+    if let Some(why) = in_use(&*store).await? {
+        eprintln!(
+            "demo: POSTGRES_URL names a database that is in use: {why}. The demo would take it over, and fail what it does \
+             not know: name one of its own, or play without POSTGRES_URL, which keeps the state in memory"
+        );
+        return Ok(ExitCode::from(2));
+    }
     let cluster = play::cluster(options.speed, options.capture.is_none());
     let mut models = Models::start(play::github(&jobs, options.speed), cluster, system_clock()).await?;
     let setup = Setup {
@@ -181,6 +188,19 @@ async fn play(options: Options) -> Result<ExitCode, Error> {
         service.stop().await?;
     }
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Why a store is somebody else's: it has active rows, or somebody leads there.
+async fn in_use(store: &dyn Store) -> Result<Option<String>, Error> {
+    let usage = store.usage().await.map_err(|error| format!("{error:?}"))?;
+    if !usage.jobs.is_empty() || !usage.workers.is_empty() {
+        let (jobs, workers) = (usage.jobs.len(), usage.workers.len());
+        return Ok(Some(format!("{jobs} jobs and {workers} workers are pending or running")));
+    }
+    let lease = store.acquire("demo", Span::secs(5)).await.map_err(|error| format!("{error:?}"))?;
+    let Some(lease) = lease else { return Ok(Some("a scheduler leads there, or did half a minute ago".to_owned())) };
+    store.release(&lease).await.map_err(|error| format!("{error:?}"))?;
+    Ok(None)
 }
 
 /// Plays to the end, and shows how it goes.

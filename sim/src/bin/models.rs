@@ -16,14 +16,14 @@ use adapters::{
     ports::system_clock,
 };
 use bytes::Bytes;
-use engine::ids::Realm;
+use engine::ids::{OwnerId, Realm};
 use http_body_util::Empty;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use sim::{
-    capture,
+    capture::{self, PlayedJob},
     credentials::WEBHOOK_SECRET,
     harness::{Error, Models},
     play::{self, Player},
@@ -120,6 +120,15 @@ async fn serve(options: Options) -> Result<bool, Error> {
     let (jobs, ignored) = capture::served(capture::read(&text)?, &policy)?;
     if ignored > 0 {
         println!("{ignored} jobs ask for labels that the service ignores: they are left out");
+    }
+    let all = jobs.len();
+    let ours = |job: &PlayedJob| !policy.is_staging(OwnerId(job.owner.0), &job.repo.1);
+    let jobs: Vec<PlayedJob> = jobs.into_iter().filter(ours).collect();
+    if jobs.len() < all {
+        println!(
+            "{} jobs are of repositories that staging serves, which is not here: they are left out",
+            all - jobs.len()
+        );
     }
     let cluster = play::cluster(options.speed, options.capture.is_none());
     let mut models = Models::start(play::github(&jobs, options.speed), cluster, system_clock()).await?;

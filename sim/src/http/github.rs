@@ -356,9 +356,11 @@ async fn create_group(
     })
 }
 
-fn runner_list(model: &GitHub, scope: Scope, now: Time) -> Vec<Value> {
+/// All runners of a scope, or those of one group.
+fn runner_list(model: &GitHub, scope: Scope, group: Option<i64>, now: Time) -> Vec<Value> {
     let listed = model.list_runners(scope, now);
-    listed.into_iter().map(|it| runner(it.id, &it.runner.name, it.runner.online, it.busy, &it.runner.labels)).collect()
+    let listed = listed.into_iter().filter(|it| group.is_none_or(|group| it.runner.group == group));
+    listed.map(|it| runner(it.id, &it.runner.name, it.runner.online, it.busy, &it.runner.labels)).collect()
 }
 
 fn runner(id: i64, name: &str, online: bool, busy: bool, labels: &[String]) -> Value {
@@ -378,7 +380,7 @@ async fn group_runners(
         if !model.list_groups(account).iter().any(|(known, _)| *known == id) {
             return Err(ApiError::NotFound);
         }
-        let all = runner_list(model, Scope::Organization(account), now);
+        let all = runner_list(model, Scope::Organization(account), Some(id), now);
         Ok(page(&address(&headers, &format!("/orgs/{org}/actions/runner-groups/{id}/runners")), "runners", all, query))
     })
 }
@@ -391,7 +393,7 @@ async fn org_runners(
 ) -> Response {
     call(&face, &headers, |model, account, now| {
         model.org(account, &org)?;
-        let all = runner_list(model, Scope::Organization(account), now);
+        let all = runner_list(model, Scope::Organization(account), None, now);
         Ok(page(&address(&headers, &format!("/orgs/{org}/actions/runners")), "runners", all, query))
     })
 }
@@ -404,7 +406,7 @@ async fn repo_runners(
 ) -> Response {
     call(&face, &headers, |model, account, now| {
         let id = model.repo(account, &format!("{owner}/{repo}"))?.id;
-        let all = runner_list(model, Scope::Repository(id), now);
+        let all = runner_list(model, Scope::Repository(id), None, now);
         Ok(page(&address(&headers, &format!("/repos/{owner}/{repo}/actions/runners")), "runners", all, query))
     })
 }
@@ -417,7 +419,7 @@ struct JitRequest {
 }
 
 fn jit(model: &mut GitHub, scope: Scope, request: &JitRequest, now: Time) -> Result<Response, ApiError> {
-    let (id, config) = model.generate_jit(scope, &request.name, &request.labels, now)?;
+    let (id, config) = model.generate_jit_in(scope, request.runner_group_id, &request.name, &request.labels, now)?;
     let body =
         json!({ "runner": runner(id, &request.name, false, false, &request.labels), "encoded_jit_config": config });
     Ok((StatusCode::CREATED, Json(body)).into_response())

@@ -1,11 +1,12 @@
 //! What both processes do the same way: log, listen, stop.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     process::ExitCode,
     sync::{Arc, Once},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -17,10 +18,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 
 /// Whatever ends a process early.
@@ -96,12 +98,14 @@ struct Limits {
     buffer: usize,
     /// How long a client may take to send a request's head, the time since the request before it included.
     head: Duration,
+    /// How long a client may take nothing of an answer that waits for it.
+    stall: Duration,
 }
 
 impl Default for Limits {
     /// At most 128 MiB in all: while a part of a body is being copied, its connection has a second buffer.
     fn default() -> Self {
-        Self { connections: 8192, buffer: 8 << 10, head: Duration::from_secs(30) }
+        Self { connections: 8192, buffer: 8 << 10, head: Duration::from_secs(30), stall: Duration::from_secs(30) }
     }
 }
 
@@ -123,7 +127,7 @@ async fn serve(listener: TcpListener, router: Router, limits: Limits, stopped: i
             accepted = accept(&listener, &places) => accepted,
         };
         let service = TowerToHyperService::new(router.clone());
-        let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
+        let connection = open.watch(http.serve_connection(TokioIo::new(Flowing::new(stream, limits.stall)), service));
         tokio::spawn(async move {
             // A connection that breaks off is its client's business.
             let _ = connection.await;
@@ -133,6 +137,66 @@ async fn serve(listener: TcpListener, router: Router, limits: Limits, stopped: i
     drop(listener);
     if timeout(STOP_LIMIT, open.shutdown()).await.is_err() {
         tracing::warn!("stopping with requests under way");
+    }
+}
+
+/// A connection that breaks off when its client takes nothing of what is written for too long: what waits for such a client
+/// is memory, and a place.
+struct Flowing {
+    stream: TcpStream,
+    limit: Duration,
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl Flowing {
+    fn new(stream: TcpStream, limit: Duration) -> Self {
+        Self { stream, limit, stuck: None }
+    }
+
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let written = write(Pin::new(&mut self.stream), cx);
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(self.limit)));
+        stuck.as_mut().poll(cx).map(|()| Err(ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Flowing {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Flowing {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().write(cx, |stream, cx| AsyncWrite::poll_write(stream, cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().write(cx, |stream, cx| AsyncWrite::poll_write_vectored(stream, cx, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 
@@ -212,6 +276,42 @@ mod tests {
         assert_eq!(second.try_read(&mut nothing).unwrap_err().kind(), ErrorKind::WouldBlock);
         drop(first);
         assert!(answer(&mut second).await.ends_with("ok"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_a_long_answer_is_let_go() {
+        const LONG: usize = 64 << 20;
+        let dropped = Arc::new(Semaphore::new(1));
+        let held = dropped.clone();
+        struct Held(Vec<u8>, #[expect(dead_code, reason = "held for as long as the bytes are")] OwnedSemaphorePermit);
+        impl AsRef<[u8]> for Held {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let long = get(async move || {
+            let permit = held.acquire_owned().await.unwrap();
+            axum::body::Bytes::from_owner(Held(vec![b'x'; LONG], permit))
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits { stall: Duration::from_millis(200), ..Limits::default() };
+        tokio::spawn(serve(listener, Router::new().route("/", long), limits, std::future::pending()));
+        // One that reads, however slowly, gets all of it.
+        let mut reader = TcpStream::connect(address).await.unwrap();
+        reader.write_all(REQUEST).await.unwrap();
+        let (mut part, mut read) = (vec![0; 1 << 20], 0);
+        while read < LONG {
+            read += reader.read(&mut part).await.unwrap();
+        }
+        drop(reader);
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(REQUEST).await.unwrap();
+        let mut first = [0];
+        idle.read_exact(&mut first).await.unwrap();
+        assert_eq!(dropped.available_permits(), 0, "the answer waits for its client");
+        let freed = timeout(Duration::from_secs(30), dropped.acquire()).await;
+        assert!(freed.is_ok(), "the answer is still held");
     }
 
     #[tokio::test]

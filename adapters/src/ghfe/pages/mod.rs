@@ -5,6 +5,7 @@ mod links;
 
 use axum::{
     Json,
+    body::{Body, Bytes},
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
@@ -16,6 +17,7 @@ use engine::{
 use html::stamp;
 use links::{Links, Params, Range};
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Ghfe;
 use crate::ports::{HistoryPage, Usage};
@@ -48,6 +50,21 @@ fn crowded() -> Response {
     later("too many pages are being read now; try again shortly\n")
 }
 
+/// An answer that keeps its reader's place until it is sent: what clients are slow to take is bounded, too.
+async fn held(place: OwnedSemaphorePermit, response: Response) -> Response {
+    struct Held(Bytes, #[expect(dead_code, reason = "held for as long as the bytes are")] OwnedSemaphorePermit);
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let (parts, body) = response.into_parts();
+    match axum::body::to_bytes(body, usize::MAX).await {
+        Ok(bytes) => Response::from_parts(parts, Body::from(Bytes::from_owner(Held(bytes, place)))),
+        Err(_) => unavailable(),
+    }
+}
+
 fn html(status: StatusCode, page: String) -> Response {
     let mut response = (status, Html(page)).into_response();
     let headers = response.headers_mut();
@@ -67,21 +84,24 @@ pub(super) async fn usage(State(ghfe): State<Ghfe>, headers: HeaderMap) -> Respo
     if wants_json(&headers) {
         return usage_json(State(ghfe)).await;
     }
-    let Some(_place) = ghfe.readers.page().await else { return crowded() };
+    let Some(place) = ghfe.readers.page().await else { return crowded() };
     let now = (ghfe.clock)();
     match read_usage(&ghfe).await {
-        Ok(usage) => html(StatusCode::OK, html::page("Usage", now, Some("/usage.json"), &html::usage(&usage, now))),
+        Ok(usage) => {
+            let page = html::page("Usage", now, Some("/usage.json"), &html::usage(&usage, now));
+            held(place, html(StatusCode::OK, page)).await
+        }
         Err(_) => unavailable(),
     }
 }
 
 pub(super) async fn usage_json(State(ghfe): State<Ghfe>) -> Response {
-    let Some(_place) = ghfe.readers.page().await else { return crowded() };
+    let Some(place) = ghfe.readers.page().await else { return crowded() };
     match read_usage(&ghfe).await {
         Ok(usage) => {
             let jobs: Vec<Value> = usage.jobs.iter().map(job_json).collect();
             let workers: Vec<Value> = usage.workers.iter().map(worker_json).collect();
-            Json(json!({ "jobs": jobs, "workers": workers })).into_response()
+            held(place, Json(json!({ "jobs": jobs, "workers": workers })).into_response()).await
         }
         Err(_) => unavailable(),
     }
@@ -136,7 +156,7 @@ pub(super) async fn history(
     if wants_json(&headers) {
         return history_json(State(ghfe), params).await;
     }
-    let Some(_place) = ghfe.readers.page().await else { return crowded() };
+    let Some(place) = ghfe.readers.page().await else { return crowded() };
     let now = (ghfe.clock)();
     let refuse = |message: &str| html(StatusCode::BAD_REQUEST, html::mistake("History", now, message));
     match read(&ghfe, params, refuse).await {
@@ -145,14 +165,14 @@ pub(super) async fn history(
             let json =
                 format!("/history.json?page={}&per_page={}{}", range.query.page, range.query.per_page, range.days());
             let content = html::history(&page, &range, &links, now);
-            html(StatusCode::OK, html::page("History", now, Some(&json), &content))
+            held(place, html(StatusCode::OK, html::page("History", now, Some(&json), &content))).await
         }
         Err(response) => response,
     }
 }
 
 pub(super) async fn history_json(State(ghfe): State<Ghfe>, params: Result<Query<Params>, QueryRejection>) -> Response {
-    let Some(_place) = ghfe.readers.page().await else { return crowded() };
+    let Some(place) = ghfe.readers.page().await else { return crowded() };
     let refuse = |message: &str| (StatusCode::BAD_REQUEST, format!("{message}\n")).into_response();
     let (range, page) = match read(&ghfe, params, refuse).await {
         Ok(read) => read,
@@ -168,5 +188,5 @@ pub(super) async fn history_json(State(ghfe): State<Ghfe>, params: Result<Query<
     if let Ok(value) = HeaderValue::from_str(&link.join(", ")) {
         response.headers_mut().insert(header::LINK, value);
     }
-    response
+    held(place, response).await
 }

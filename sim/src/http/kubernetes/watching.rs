@@ -15,6 +15,8 @@ use crate::world::kubernetes::{Kind, WatchEvent};
 
 /// How long a watch lasts when the client does not say.
 const LIMIT: u64 = 300;
+/// How long one lasts at most, whatever the client says.
+const LONGEST: u64 = 3600;
 /// A real API server sends a bookmark this long before a watch's end.
 const BOOKMARK_BEFORE: Duration = Duration::from_secs(2);
 
@@ -47,7 +49,7 @@ pub(super) fn answer(
     as_table: bool,
 ) -> Response {
     let from = query.resource_version.as_deref().unwrap_or("");
-    let until = tokio::time::Instant::now() + Duration::from_secs(query.timeout_seconds.unwrap_or(LIMIT));
+    let until = tokio::time::Instant::now() + Duration::from_secs(query.timeout_seconds.unwrap_or(LIMIT).min(LONGEST));
     let mut state = Watching {
         changed: face.changed.subscribe(),
         cuts: face.cuts.subscribe(),

@@ -6,6 +6,8 @@ use super::{Account, AccountKind, Delivery, GitHub, Job, LAG, Repo, Runner, Scop
 
 /// Installation tokens live for an hour.
 const TOKEN_LIFE: Span = Span::hours(1);
+/// The id of every organisation's default runner group.
+const DEFAULT_GROUP: i64 = 1;
 /// GitHub's limit for a runner's name.
 const NAME_LIMIT: usize = 64;
 
@@ -86,6 +88,9 @@ impl GitHub {
     /// Removes a runner group; its runners go to the default group.
     pub fn remove_group(&mut self, id: i64) {
         self.groups.remove(&id);
+        for runner in self.runners.values_mut().filter(|runner| runner.group == id) {
+            runner.group = DEFAULT_GROUP;
+        }
     }
 
     /// Whose token this is, while it lasts. Counts the call against the hour.
@@ -128,7 +133,7 @@ impl GitHub {
     pub fn list_groups(&self, account: i64) -> Vec<(i64, String)> {
         let own = self.groups.iter().filter(|(_, (owner, _))| *owner == account);
         let own = own.map(|(id, (_, name))| (*id, name.clone()));
-        std::iter::once((1, "Default".to_owned())).chain(own).collect()
+        std::iter::once((DEFAULT_GROUP, "Default".to_owned())).chain(own).collect()
     }
 
     /// Creates a runner group.
@@ -148,10 +153,22 @@ impl GitHub {
         Ok(id)
     }
 
-    /// Makes a JIT configuration and its offline runner entry.
+    /// Makes a JIT configuration and its offline runner entry, in the default group.
     pub fn generate_jit(
         &mut self,
         scope: Scope,
+        name: &str,
+        labels: &[String],
+        now: Time,
+    ) -> Result<(i64, String), ApiError> {
+        self.generate_jit_in(scope, DEFAULT_GROUP, name, labels, now)
+    }
+
+    /// The same in a runner group.
+    pub fn generate_jit_in(
+        &mut self,
+        scope: Scope,
+        group: i64,
         name: &str,
         labels: &[String],
         now: Time,
@@ -170,6 +187,7 @@ impl GitHub {
         let runner = Runner {
             name: name.to_owned(),
             scope,
+            group,
             labels: labels.iter().map(|label| label.to_lowercase()).collect(),
             jit: jit.clone(),
             created: now,

@@ -119,6 +119,8 @@ pub struct Runner {
     pub name: String,
     /// Where it is registered.
     pub scope: Scope,
+    /// Its runner group there: 1 is the default one, and the only one of a repository.
+    pub group: i64,
     /// What it carries, lower-case.
     pub labels: Vec<String>,
     pub(crate) jit: String,
