@@ -193,8 +193,8 @@ impl Notices {
         }
     }
 
-    /// This process leads no more: it makes no more calls to GitHub and the cluster, and all that it asks of the store is to
-    /// lead again. So those are no trouble of its any more, and whatever works of the store speaks for all of it.
+    /// This process does not lead: it makes no calls to GitHub and the cluster, and all that it asks of the store is to lead.
+    /// So what it had of theirs is no trouble of its any more, and whatever works of the store speaks for all of it.
     pub fn stand_by(&self) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         troubles.retain(|subject, _| *subject == Subject::Store);
@@ -410,6 +410,22 @@ pub(crate) mod tests {
         notices.cluster("create a pod", &away());
         notices.watch("watch pods", Ok(()));
         assert_eq!(notices.now().len(), 1);
+    }
+
+    #[test]
+    fn who_stands_by_has_no_troubles_of_the_term_that_ended() {
+        let notices = Notices::default();
+        for attempt in ["write", "renew leadership", "read what changed"] {
+            notices.store(attempt, &away());
+        }
+        notices.cluster("list pods", &Err::<(), _>(ClusterError::Unavailable { message: "away".to_owned() }));
+        assert_eq!(notices.now().len(), 2);
+        notices.stand_by();
+        notices.store("ask for leadership", &away());
+        assert_eq!(notices.now(), ["Postgres: away (for 0 s, 4 calls)"]);
+        notices.stand_by();
+        notices.store("ask for leadership", &Ok(()));
+        assert_eq!(notices.now(), Vec::<String>::new());
     }
 
     #[test]

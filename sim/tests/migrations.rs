@@ -138,3 +138,26 @@ async fn many_that_start_at_once_make_one_schema_each_realm_its_own() {
     assert_eq!(of(Realm::Prod).history(ALL).await.unwrap().total, 1);
     assert_eq!(of(Realm::Staging).history(ALL).await.unwrap().total, 0, "staging has its own");
 }
+
+/// Where an administrator makes the schema, the service's role needs no right to make one.
+#[tokio::test]
+async fn a_schema_that_is_there_need_not_be_creatable() {
+    let url = postgres::database().await;
+    let pool = PgPool::connect(url.expose_secret()).await.unwrap();
+    // Roles are the server's, and tests share one: this one's name is its own.
+    let role = format!("limited_{}", std::process::id());
+    for statement in [
+        format!("CREATE ROLE {role} LOGIN"),
+        format!("CREATE SCHEMA prod AUTHORIZATION {role}"),
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC".to_owned(),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+    }
+    let (_, rest) = url.expose_secret().split_once('@').unwrap();
+    let limited = secrecy::SecretString::from(format!("postgresql://{role}@{rest}"));
+    let store = PgStore::connect(&limited, Realm::Prod).await.unwrap();
+    store.record(vec![rows::job(1, 7)]).await.unwrap();
+    // One that is not there is.
+    let Err(error) = PgStore::connect(&limited, Realm::Staging).await else { panic!("it is made") };
+    assert!(error.to_string().contains("permission denied"), "{error}");
+}

@@ -455,9 +455,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_has_broken_inside_ends_the_watch_instead_of_being_asked_for_ever() {
-        let service = tower::service_fn(|_: http::Request<Body>| -> std::future::Ready<Result<_, kube::Error>> {
-            let no_answer: Option<http::Response<Body>> = None;
-            std::future::ready(Ok(no_answer.expect("a bug on purpose")))
+        async fn answer(_: http::Request<Body>) -> Result<http::Response<Body>, kube::Error> {
+            Ok(http::Response::new(Body::empty()))
+        }
+        let service = tower::service_fn(|request: http::Request<Body>| {
+            // Inside the client's own task, not in its caller's.
+            assert_eq!(request.uri().path(), "", "a bug on purpose");
+            answer(request)
         });
         let settings = PodSettings {
             namespace: "ours".into(),

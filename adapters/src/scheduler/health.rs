@@ -105,7 +105,6 @@ impl Health {
             for number in [&self.jobs, &self.workers, &self.under_way] {
                 number.store(0, Ordering::Relaxed);
             }
-            self.notices.stand_by();
         }
     }
 
@@ -295,5 +294,13 @@ mod tests {
         assert_eq!((&shown["alive"], &shown["leading"], &shown["epoch"]), (&true.into(), &true.into(), &3.into()));
         assert_eq!(shown["troubles"][0], "Postgres: away (for 0 s, 1 calls)");
         assert_eq!(ask(&health, 61_000, "application/json").await.0, 503);
+        health.jobs.store(7, Ordering::Relaxed);
+        health.led(None);
+        let status = health.status(Time(BEGUN));
+        assert_eq!(
+            (status.epoch, status.jobs, status.workers, status.under_way),
+            (None, 0, 0, 0),
+            "of the term that ended"
+        );
     }
 }

@@ -112,6 +112,7 @@ impl Scheduler {
         // Of a host that is gone without a word nothing is heard for a quarter of an hour: nobody must wait for it.
         let asking = timeout(RENEW_EVERY, self.store.acquire(&self.holder, LEASE)).await;
         let answer = asking.unwrap_or_else(|_| Err(slow_store(RENEW_EVERY)));
+        self.health.notices().stand_by();
         self.health.notices().store("ask for leadership", &answer);
         answer.ok().flatten().map(|lease| (lease, asked + lease_time()))
     }

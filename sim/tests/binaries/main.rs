@@ -4,9 +4,12 @@ mod process;
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
-use adapters::ports::system_clock;
+use adapters::{
+    ports::{Store, system_clock},
+    postgres::PgStore,
+};
 use bytes::Bytes;
-use engine::ids::Span;
+use engine::ids::{Realm, Span};
 use http_body_util::Full;
 use process::{Process, ask, get, until};
 use secrecy::ExposeSecret;
@@ -303,6 +306,8 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
 async fn run_demo(args: &[&str], postgres: Option<&str>) -> (Option<i32>, String, String) {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
     demo.args(args).env_remove("POSTGRES_URL").envs(postgres.map(|url| ("POSTGRES_URL", url)));
+    // Whoever is behind a proxy has it in the environment; what is on loopback needs none.
+    demo.env("HTTPS_PROXY", "http://127.0.0.1:9");
     demo.current_dir(env!("CARGO_TARGET_TMPDIR"));
     let out = tokio::task::spawn_blocking(move || demo.output().unwrap()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -314,6 +319,22 @@ async fn run_demo(args: &[&str], postgres: Option<&str>) -> (Option<i32>, String
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_on_postgres_leaves_the_specifications_rows() {
     let url = postgres::database().await;
+    // Somebody's own: the demo would lead there, and fail what the models know nothing of.
+    let store = PgStore::connect(&url, Realm::Prod).await.unwrap();
+    let in_use = async |why: &str| {
+        let (code, text, errors) = run_demo(&["--once", "--speed", "60"], Some(url.expose_secret())).await;
+        assert_eq!((code, text.as_str()), (Some(2), ""), "{errors}");
+        assert!(
+            errors.starts_with(&format!("demo: POSTGRES_URL names a database that is in use: {why}. ")),
+            "{errors}"
+        );
+    };
+    let lease = store.acquire("somebody", Span::hours(1)).await.unwrap().unwrap();
+    in_use("a scheduler leads there, or did half a minute ago").await;
+    store.release(&lease).await.unwrap();
+    store.record(vec![sim::testing::rows::job(1, 7)]).await.unwrap();
+    in_use("1 jobs and 0 workers are pending or running").await;
+    sqlx::query("DELETE FROM prod.jobs").execute(store.pool()).await.unwrap();
     let (code, text, errors) = run_demo(&["--once", "--speed", "60"], Some(url.expose_secret())).await;
     assert_eq!(code, Some(0), "{text}\n{errors}");
     let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
