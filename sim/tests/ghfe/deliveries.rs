@@ -114,7 +114,7 @@ async fn a_gone_installation_fails_its_pending_jobs_and_no_others() {
     test(async |bed| {
         for id in 1..=3 {
             let mut queued = body("queued", id, ORG);
-            queued["installation"]["id"] = json!(if id == 3 { 504 } else { 503 });
+            queued["installation"]["id"] = json!(if id == 3 { 502 } else { 503 });
             assert_eq!(bed.job(&queued).await.0, 200);
         }
         assert_eq!(bed.job(&body("in_progress", 2, ORG)).await.0, 200);
