@@ -172,6 +172,8 @@ pub struct Judge {
     last_change: i64,
     done_at: Option<i64>,
     decisions_at_done: u64,
+    /// Workers had not ended then that the leader cannot look after.
+    left_at_done: bool,
     reachable: Vec<bool>,
     /// Until when calls may still go by a later installation that a delivery named wrongly, by account; and which ones this
     /// leader has read of, by entity.
@@ -1047,17 +1049,17 @@ impl Sim {
                 || (job.state == JobState::Queued && given_up)
         };
         // What a limit keeps from being done now is done when the limit is over, and is waited for.
-        let there = |entity: i64| self.account_of(entity).is_none_or(|account| !sight.gone[account]);
-        let free = |entity: i64| there(entity) && (self.account_of(entity).is_none() || sight.told.contains(&entity));
-        // A leader that knows no installation of an account that is there gives its workers up, in time.
+        let free = |entity: i64| {
+            self.account_of(entity).is_none_or(|account| !sight.gone[account] && sight.told.contains(&entity))
+        };
         let pod = |(name, pod): (&WorkerName, &crate::cluster::Pod)| {
-            pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !there(row.entity.0))
+            pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
         };
         self.github.under_way == 0
             // What was not answered is still to be repeated, in its time.
             && self.github.unanswered.is_empty()
             && self.github.jobs.iter().all(job)
-            && self.store.rows.workers().all(|it| it.status.is_ended() || !there(it.entity.0))
+            && self.store.rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0))
             && self.github.runners.values().all(|it| !free(it.entity))
             && self.cluster.pods.iter().all(pod)
     }
@@ -1084,6 +1086,7 @@ impl Sim {
         let Some(done_at) = self.judge.done_at else {
             self.judge.done_at = Some(self.now);
             self.judge.decisions_at_done = decisions;
+            self.judge.left_at_done = self.store.rows.workers().any(|it| !it.status.is_ended());
             return false;
         };
         let quiet_for = self.now - done_at;
@@ -1092,7 +1095,8 @@ impl Sim {
             return false;
         }
         let healthy = healthy && self.github.accounts.iter().all(|account| account.removed_at == 0);
-        if !self.plan.long && healthy && self.judge.last_change > done_at + MINUTE {
+        // Workers of whom nobody can ask are given up in time.
+        if !self.plan.long && healthy && !self.judge.left_at_done && self.judge.last_change > done_at + MINUTE {
             let what =
                 format!("something changed {} s after all was done", (self.judge.last_change - done_at) / SECOND);
             self.breaks("L6 quiet", what);
