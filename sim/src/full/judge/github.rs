@@ -68,10 +68,11 @@ pub fn untold(world: &World, account: i64) {
     let mut judge = lock(&world.judge);
     let untold = judge.untold.entry(account).or_default();
     // A request of several calls is one to the engine: it hears of its end, and not of what was answered before. Answers
-    // of one moment come in any order; so what is refused a minute later is a further refusal, whatever pause was due.
+    // of one moment come in any order; so what is refused a minute later is a further refusal, whatever pause was due. The
+    // caller's minute is shorter when its clock jumps, and no call is under way for longer than that.
     let over = untold.answered.take().is_some_and(|at| now - at > REQUEST);
     untold.times = if over { 0 } else { untold.times };
-    if untold.last.is_none_or(|last| now - last >= MINUTE - SECOND) {
+    if untold.last.is_none_or(|last| now - last >= MINUTE - 10 * SECOND) {
         untold.until = untold.until.max(now + (MINUTE << untold.times.min(5)));
         untold.times += 1;
         untold.last = Some(now);
