@@ -106,10 +106,15 @@ pub fn blocked(world: &World, account: i64) -> Option<i64> {
     (left > 0).then_some((left + SECOND - 1) / SECOND)
 }
 
-/// A process's clock is about to jump: what is over by it is over, however late it is by the new one.
+/// A process's clock is about to jump: what is over by it is over, however late it is by the new one. It counts its minutes
+/// by that clock, so the minute in which it jumps may be shorter.
 pub fn clock_jumps(world: &World, node: Node) {
     let own = (world.clock(node))().0;
-    lock(&world.judge).told.retain(|(caller, ..), (_, until)| *caller != node || own < *until);
+    let mut judge = lock(&world.judge);
+    judge.told.retain(|(caller, ..), (_, until)| *caller != node || own < *until);
+    if matches!(node, Node::Scheduler(_)) {
+        judge.points.clear();
+    }
 }
 
 /// S14 for a call that arrives.
