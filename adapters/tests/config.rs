@@ -406,6 +406,15 @@ fn a_capture_file_is_opened_for_this_user_alone_and_one_that_cannot_be_is_told_w
         ),
     ];
     assert_eq!(mistakes("ghfe", &env, ""), expected);
+    // Whoever opens a pipe waits for its reader, and nothing would start.
+    let pipe = directory.join("capture.pipe");
+    let _ = std::fs::remove_file(&pipe);
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut env = good();
+    env.insert("CAPTURE".into(), pipe.to_str().unwrap().to_owned());
+    let expected =
+        format!("CAPTURE names {}, which cannot be opened for appending: it is a pipe: name a file", pipe.display());
+    assert_eq!(mistakes("ghfe", &env, ""), [expected.as_str()]);
 }
 
 /// What production needs beside the rest is told with the rest, also where the file has mistakes.

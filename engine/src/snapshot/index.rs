@@ -474,7 +474,7 @@ impl Snapshot {
             return row;
         }
         // A later installation has a greater number. Greater ones that are known are proven gone. Any other one is to be tried
-        // where the one that is gone by seems to be gone.
+        // where the one that serves seems to be gone.
         let later = scope.installation > entry.scope.installation;
         if later || entry.gone.is_some() {
             let before = entry.gone_before.or(entry.gone).filter(|_| !later);

@@ -1,6 +1,6 @@
 //! The database away, slow, or behind: never 200, and never later than GitHub waits.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use adapters::{
     ghfe::{Readers, Room},
@@ -8,8 +8,9 @@ use adapters::{
     postgres::PgStore,
 };
 use engine::ids::Realm;
-use sim::testing::postgres::Cluster;
+use sim::testing::postgres::{self, Cluster};
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tower::ServiceExt as _;
 
 use crate::bed::{Answer, Bed, ORG, body, test, test_on, test_with};
 
@@ -134,6 +135,27 @@ async fn beyond_the_bound_deliveries_are_shed_at_once_and_counted() {
             "bodies": { "held": 0, "shed": 0 }, "pages": { "reading": 0, "shed": 0 }, "capture_lost": null, "troubles": [],
         });
         assert_eq!(status, expected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_its_place_until_its_client_has_taken_it() {
+    let same = OnceLock::new();
+    let one = |ghfe: &mut adapters::ghfe::Ghfe| {
+        ghfe.readers = Readers::new(1, Duration::from_millis(50));
+        assert!(same.set(ghfe.clone()).is_ok());
+    };
+    let store = PgStore::connect(&postgres::database().await, Realm::Prod).await.unwrap();
+    test_on(store, one, async |bed| {
+        let router = adapters::ghfe::router(same.get().unwrap().clone());
+        for path in ["/usage", "/usage.json", "/history", "/history.json"] {
+            let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+            let page = router.clone().oneshot(request).await.unwrap();
+            assert_eq!((page.status().as_u16(), bed.get("/usage").await.status), (200, 503), "{path} is not taken yet");
+            drop(page);
+            assert_eq!(bed.get("/usage").await.status, 200, "{path}");
+        }
     })
     .await;
 }
