@@ -198,7 +198,7 @@ async fn in_use(store: &dyn Store) -> Result<Option<String>, Error> {
         return Ok(Some(format!("{jobs} jobs and {workers} workers are pending or running")));
     }
     let lease = store.acquire("demo", Span::secs(5)).await.map_err(|error| format!("{error:?}"))?;
-    let Some(lease) = lease else { return Ok(Some("a scheduler leads there, or did half a minute ago".to_owned())) };
+    let Some(lease) = lease else { return Ok(Some("a scheduler leads there, or did 15 s ago".to_owned())) };
     store.release(&lease).await.map_err(|error| format!("{error:?}"))?;
     Ok(None)
 }

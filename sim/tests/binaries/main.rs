@@ -330,7 +330,7 @@ async fn the_demo_on_postgres_leaves_the_specifications_rows() {
         );
     };
     let lease = store.acquire("somebody", Span::hours(1)).await.unwrap().unwrap();
-    in_use("a scheduler leads there, or did half a minute ago").await;
+    in_use("a scheduler leads there, or did 15 s ago").await;
     store.release(&lease).await.unwrap();
     store.record(vec![sim::testing::rows::job(1, 7)]).await.unwrap();
     in_use("1 jobs and 0 workers are pending or running").await;
