@@ -15,7 +15,7 @@ pub enum JobFailure {
     JobNotFound,
     /// The App was uninstalled.
     InstallationGone,
-    /// The App was suspended.
+    /// The App is suspended, and was for so long that GitHub has taken the job out of its queue.
     InstallationSuspended,
 }
 
@@ -62,13 +62,15 @@ pub enum WorkerFailure {
     PodRefused,
     /// Nothing left to do for it: retired before it took a job.
     Surplus,
-    /// Its installation is gone or suspended.
+    /// Its installation is gone.
     InstallationGone,
+    /// Its installation is suspended: no runner can be made.
+    InstallationSuspended,
 }
 
 impl WorkerFailure {
     /// Every reason, for tables and parsers.
-    pub const ALL: [WorkerFailure; 11] = [
+    pub const ALL: [WorkerFailure; 12] = [
         WorkerFailure::PodFailed,
         WorkerFailure::RunnerNeverRegistered,
         WorkerFailure::RunnerLost,
@@ -80,6 +82,7 @@ impl WorkerFailure {
         WorkerFailure::PodRefused,
         WorkerFailure::Surplus,
         WorkerFailure::InstallationGone,
+        WorkerFailure::InstallationSuspended,
     ];
 
     /// The word in `workers.failure_info`.
@@ -96,6 +99,7 @@ impl WorkerFailure {
             WorkerFailure::PodRefused => "pod_refused",
             WorkerFailure::Surplus => "surplus",
             WorkerFailure::InstallationGone => "installation_gone",
+            WorkerFailure::InstallationSuspended => "installation_suspended",
         }
     }
 
@@ -116,7 +120,8 @@ impl WorkerFailure {
             | WorkerFailure::NameTaken
             | WorkerFailure::PodRefused
             | WorkerFailure::Surplus
-            | WorkerFailure::InstallationGone => false,
+            | WorkerFailure::InstallationGone
+            | WorkerFailure::InstallationSuspended => false,
         }
     }
 }

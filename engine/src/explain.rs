@@ -156,8 +156,12 @@ fn waiting_on(s: &Snapshot, policy: &Policy, id: JobId, job: &JobEntry, now: Tim
     if installation.0 == 0 {
         return WaitingOn::UnknownInstallation;
     }
-    if let Some(gone) = s.installations.get(&installation).and_then(|entry| entry.gone) {
-        return WaitingOn::Installation(gone.failure);
+    match s.installations.get(&installation) {
+        Some(entry) if entry.gone.is_some() => return WaitingOn::Installation(JobFailure::InstallationGone),
+        Some(entry) if entry.allowance.is_suspended() => {
+            return WaitingOn::Installation(JobFailure::InstallationSuspended);
+        }
+        Some(_) | None => {}
     }
     let position = group.rank((job.created_at, id)) as i64;
     if position < group.idle() {

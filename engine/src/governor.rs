@@ -120,6 +120,8 @@ pub struct Allowance {
     passed: u32,
     /// What blocks, or did last, is a limit.
     limited: bool,
+    /// GitHub has said that the App is suspended here, and nothing else since.
+    suspended: bool,
     points: VecDeque<(Time, u32)>,
     points_sum: u32,
     polls: Share,
@@ -141,6 +143,7 @@ impl Default for Allowance {
             untold: 0,
             passed: 0,
             limited: false,
+            suspended: false,
             points: VecDeque::new(),
             points_sum: 0,
             polls: full,
@@ -174,7 +177,11 @@ impl Allowance {
     pub fn ready_at(&mut self, usage: Use, governor: &Governor, now: Time) -> Time {
         // After a refusal that did not say until when, one call tries whether it is over, so that what has waited does
         // not trip the limit again (L7).
-        let at_once = if self.is_tried() { 1 } else { governor.in_flight };
+        // So it is while the App is suspended: one read finds out that it is back, and no runner is asked for before.
+        if self.suspended && usage == Use::Mint {
+            return Time::NEVER;
+        }
+        let at_once = if self.is_tried() || self.suspended { 1 } else { governor.in_flight };
         // The first reading asks what is left of the hour: a new leader that began with a burst might take it from what is
         // kept for provisioning.
         let reads = matches!(usage, Use::Poll | Use::List { .. } | Use::Proof { .. });
@@ -188,7 +195,8 @@ impl Allowance {
         let limit = self.limit(governor);
         let (points, floor, share) = match usage {
             Use::Poll => {
-                let reserve = governor.reserve_percent;
+                // A suspended App's provisioning needs no reserve, and waits for this read.
+                let reserve = if self.suspended { 0 } else { governor.reserve_percent };
                 let rate = self.rate(governor.poll_percent, reserve, governor, now);
                 self.polls.fill(rate, now);
                 (READ_POINTS, reserve, self.polls.ready_at(1, rate, now))
@@ -223,6 +231,11 @@ impl Allowance {
         self.limited
     }
 
+    /// Whether the App is suspended here, as GitHub said last.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
     /// Whether a call may be made now.
     pub fn is_ready(&mut self, usage: Use, governor: &Governor, now: Time) -> bool {
         self.ready_at(usage, governor, now) <= now
@@ -255,6 +268,9 @@ impl Allowance {
     /// When a JIT call that was paid for at `paid_at`, with its place among the calls under way, may be made. If that is
     /// now, its points are spent now instead of then: what GitHub counts is when the call is made.
     pub fn claim(&mut self, paid_at: Time, governor: &Governor, now: Time) -> Time {
+        if self.suspended {
+            return Time::NEVER;
+        }
         if now < self.blocked.until {
             return self.blocked.until;
         }
@@ -313,6 +329,10 @@ impl Allowance {
                 Some(known) if known.reset_at > told.reset_at && now < known.reset_at => known,
                 Some(_) | None => told,
             });
+        }
+        // Silence says nothing of it.
+        if !matches!(error, Some(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. })) {
+            self.suspended = error == Some(&GitHubError::InstallationSuspended);
         }
         match error {
             Some(GitHubError::RateLimited { until }) => {

@@ -273,10 +273,10 @@ pub fn join(row: &Job, event: &Job) -> Job {
 }
 
 /// What an `installation` event means for the jobs of that installation: the reason to fail the pending ones, if any.
+/// A suspended App's jobs wait: GitHub keeps them for a day, and the App may be back by then.
 pub fn installation(action: &str) -> Option<JobFailure> {
     match action {
         "deleted" => Some(JobFailure::InstallationGone),
-        "suspend" => Some(JobFailure::InstallationSuspended),
         _ => None,
     }
 }

@@ -247,12 +247,12 @@ fn a_job_without_an_installation_is_served_once_any_delivery_of_its_entity_has_t
 }
 
 /// A runner takes one job in its life. That one has ended: its pod is about to end too, and where jobs end all the time
-/// there is always one such. Or its row was failed: a suspended App's pending jobs are, and run all the same when it is back,
+/// there is always one such. Or its row was failed: a gone App's jobs are, and run all the same when it is installed anew,
 /// each on a runner that was made for another.
 #[test]
 fn a_runner_that_has_had_its_job_serves_no_other() {
-    use engine::decision::JobFailure::InstallationSuspended;
-    for (status, failure) in [(Status::Completed, None), (Status::Failed, Some(InstallationSuspended))] {
+    use engine::decision::JobFailure::InstallationGone;
+    for (status, failure) in [(Status::Completed, None), (Status::Failed, Some(InstallationGone))] {
         let ended = |runner: &str| Job {
             status,
             assignment: on(runner, START),

@@ -445,3 +445,27 @@ fn leaders_in_a_row_do_not_read_until_nothing_is_left() {
         assert!(remaining >= kept, "{limit}: {remaining} remain");
     }
 }
+
+#[test]
+fn while_the_app_is_suspended_one_read_at_a_time_asks_and_no_runner_is_made() {
+    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let mut allowance = Allowance::default();
+    allowance.spend(Use::Mint, &governor, START);
+    // Two thirds of the hour are used up: reads that are not needed stop there.
+    let told = budget(5_000, 10, 50);
+    allowance.answered(Some(&GitHubError::InstallationSuspended), told, START, &timeouts);
+    for silence in [GitHubError::Unavailable { message: "502".into() }, GitHubError::RateLimited { until: None }] {
+        let mut allowance = allowance.clone();
+        allowance.spend(Use::Delete, &governor, START);
+        allowance.answered(Some(&silence), None, START, &timeouts);
+        assert!(allowance.is_suspended(), "{silence:?} says nothing of it");
+    }
+    let now = allowance.blocked.until + Span::mins(2);
+    assert_eq!(allowance.ready_at(Use::Mint, &governor, now), Time::NEVER);
+    assert_eq!(allowance.claim(START, &governor, now), Time::NEVER);
+    assert!(allowance.is_ready(Use::Poll, &governor, now), "from the reserve too");
+    allowance.spend(Use::Poll, &governor, now);
+    assert_eq!(allowance.ready_at(Use::Poll, &governor, now), Time::NEVER, "one at a time");
+    allowance.answered(None, None, now, &timeouts);
+    assert!(!allowance.is_suspended() && allowance.is_ready(Use::Mint, &governor, now));
+}

@@ -316,7 +316,7 @@ fn what_no_row_could_hold_is_refused_with_what_to_do() {
 fn an_installations_end_fails_its_jobs_and_nothing_else_does() {
     let cases = [
         ("deleted", Some(JobFailure::InstallationGone)),
-        ("suspend", Some(JobFailure::InstallationSuspended)),
+        ("suspend", None),
         ("created", None),
         ("unsuspend", None),
         ("new_permissions_accepted", None),

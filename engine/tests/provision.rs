@@ -157,6 +157,49 @@ const CASES: &[Case] = &[
         through.dedup();
         assert_eq!(through, [999, 501], "the latest first, and when that is none the one before");
     }),
+    (
+        "the App is suspended: its place goes to others, and no worker is reserved before GitHub answers otherwise",
+        |bench| {
+            let name = reserved(bench);
+            answer(bench, "reserve", done());
+            answer(bench, "mint", Outcome::JitMinted(refused(GitHubError::InstallationSuspended)));
+            let failed = Reason::WorkerFailed(WorkerFailure::InstallationSuspended);
+            let write = bench.why(&failed).expect("no runner can be made");
+            assert!(
+                matches!(write.action, Action::Write { write: Write::WorkerFailed { name: it, .. }, .. } if it == name)
+            );
+            bench.answer_writes();
+            let answer_reads = |bench: &mut Bench, error: Option<GitHubError>| {
+                let mut reads = 0;
+                for chosen in bench.open.clone() {
+                    let (asked_at, error) = (bench.now, error.clone());
+                    let outcome = match chosen.action {
+                        Action::PollJob { .. } => {
+                            let answer = error.map_or_else(|| ok(JobView::Queued { said_at: None }), refused);
+                            Outcome::JobPolled { asked_at, answer }
+                        }
+                        Action::ListRunners(_) => Outcome::RunnersListed(
+                            error.map_or_else(|| ok(RunnerListing { asked_at, runners: vec![] }), refused),
+                        ),
+                        _ => continue,
+                    };
+                    reads += 1;
+                    bench.answer(chosen.id, outcome);
+                }
+                bench.decide();
+                reads
+            };
+            answer_reads(bench, Some(GitHubError::InstallationSuspended));
+            for minute in 0..30 {
+                bench.tick(Span::mins(1));
+                assert_eq!(bench.reservations(), [], "minute {minute}");
+                assert_eq!(answer_reads(bench, Some(GitHubError::InstallationSuspended)), 1, "one call a minute");
+            }
+            bench.tick(Span::mins(1));
+            assert_eq!(answer_reads(bench, None), 1, "and one finds out that the App is back");
+            assert_eq!(bench.reservations().len(), 1);
+        },
+    ),
     ("the pod exists already: a listing shows it, and its Secret is next", |bench| {
         let name = reserved(bench);
         answer(bench, "reserve", done());

@@ -461,16 +461,43 @@ const CASES: &[Case] = &[
         assert_eq!(by_installation(bench, &[999], Span::mins(5)), [999].into());
         assert_eq!(writes(bench), []);
     }),
-    ("one that is suspended fails its pending jobs alone: what runs may end by itself", |bench| {
+    ("one that is suspended fails none: its jobs wait until the App is back", |bench| {
         polled(bench, job(1, 1));
         bench.apply(Change::Job(running(2, None)));
-        for _ in 0..12 {
+        for _ in 0..120 {
             answer(bench, || refused(GitHubError::InstallationSuspended));
-            bench.tick(Span::secs(5));
+            assert_eq!(writes(bench), []);
+            bench.tick(Span::mins(1));
         }
-        let failed: Vec<_> = writes(bench).iter().filter_map(Write::job).collect();
-        assert_eq!(failed, [JobId(1)]);
+        answer(bench, || ok(JobView::Queued { said_at: None }));
+        assert_eq!(writes(bench), []);
+    }),
+    ("but those that GitHub has taken out of its queue by then; what runs may end by itself", |bench| {
+        polled(bench, job(1, 1));
+        bench.apply(Change::Job(running(2, None)));
+        bench.tick(Span(Span::hours(25).0 - Span::mins(5).0));
+        for late in [false, true] {
+            for _ in 0..4 {
+                answer(bench, || refused(GitHubError::InstallationSuspended));
+                bench.tick(Span::mins(1));
+            }
+            let failed: Vec<_> = writes(bench).iter().filter_map(Write::job).collect();
+            assert_eq!(failed, if late { vec![JobId(1)] } else { vec![] });
+            bench.tick(Span::mins(10));
+        }
         assert!(bench.why(&Reason::Installation(JobFailure::InstallationSuspended)).is_some());
+    }),
+    ("and one that has left the queue on a runner meanwhile is not failed", |bench| {
+        polled(bench, job(1, 1));
+        bench.tick(Span::hours(25));
+        let poll = bench.expect("a poll", |action| matches!(action, Action::PollJob { .. }));
+        bench.apply(Change::Job(running(1, None)));
+        bench.answer(
+            poll.id,
+            Outcome::JobPolled { asked_at: bench.now, answer: refused(GitHubError::InstallationSuspended) },
+        );
+        bench.tick(Span::secs(5));
+        assert_eq!(writes(bench), []);
     }),
 ];
 

@@ -11,7 +11,7 @@ use std::{
 use engine::{
     facts::{
         App, Assignment, Budget, Delivery, GitHubAnswer, GitHubError, JobView, Minted, Runner, RunnerListing,
-        RunnerScope, Worker,
+        RunnerScope, Status, Worker,
     },
     ids::{InstallationId, JobId, RunnerId, Time, WorkerName},
     intake::{self, Intake, WorkflowJob},
@@ -500,8 +500,18 @@ impl Sim {
             self.counts.fault(Fault::Suspended);
             let installation = self.github.accounts[account].installation;
             self.send(account, Body::Installation { action: "suspend", installation });
+        } else if self.waits_in(account) {
+            self.counts.rare(Rare::OutlivedSuspension);
         }
         self.github.accounts[account].suspended = on;
+    }
+
+    /// Whether a job of the account waits, as its row says and GitHub too.
+    fn waits_in(&self, account: usize) -> bool {
+        let waits = |id: &JobId| {
+            self.github.jobs.get(&id.0).is_some_and(|job| job.account == account && job.started.or(job.ended).is_none())
+        };
+        self.store.rows.jobs().any(|row| row.status == Status::Pending && waits(&row.id))
     }
 
     pub(crate) fn use_up(&mut self, account: usize) {

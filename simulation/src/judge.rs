@@ -11,7 +11,7 @@ use std::{
 use engine::{
     decision::{JobFailure, WorkerFailure, Write},
     facts::{Job, PodPhase, Status, Worker, Written},
-    ids::{EntityId, Epoch, JobId, OwnerId, PodUid, Time, WorkerName},
+    ids::{EntityId, Epoch, JobId, OwnerId, PodUid, Span, Time, WorkerName},
     labels::LabelSet,
 };
 
@@ -404,8 +404,10 @@ impl Sim {
                 let real = account.installation;
                 !account.removed && (row == Some(real) || self.was_named(id, real))
             }
-            // It may have ended while the proof was on its way.
-            JobFailure::InstallationSuspended => false,
+            // GitHub keeps a job for a day, and the App may be back by then.
+            JobFailure::InstallationSuspended => {
+                self.store.rows.job(id).is_none_or(|row| self.abs(self.now).since(row.created_at) < Span::hours(24))
+            }
         };
         if untrue {
             self.breaks("S1 no-lost-job", format!("job {id} is failed as {failure}, which is not so"));
@@ -704,6 +706,7 @@ impl Sim {
             }
             WorkerFailure::JitRefused => (Some(Rare::JitGivenUp), false),
             WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
+            WorkerFailure::InstallationSuspended => (Some(Rare::SuspendedBeforeStart), pod.is_some()),
             WorkerFailure::NameTaken | WorkerFailure::PodFailed | WorkerFailure::InstallationGone => (None, false),
         };
         if let Some(rare) = rare {

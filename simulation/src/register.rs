@@ -194,6 +194,10 @@ register! {
         Throttled = "throttled",
         /// A worker's JIT configuration was refused until it was given up.
         JitGivenUp = "jit_given_up",
+        /// A worker was given up before its JIT configuration was made, since its App was found to be suspended.
+        SuspendedBeforeStart = "suspended_before_start",
+        /// A job waited until its App was suspended no more.
+        OutlivedSuspension = "outlived_suspension",
         /// The cluster refused a pod until it was given up.
         PodGivenUp = "pod_given_up",
         /// A pod was created by a call that nobody waited for any more, and was one too many.

@@ -4,12 +4,12 @@
 //! that has its effect some time later and is answered some time after that, and writes to the store in batches, one
 //! at a time. It can be killed, paused and stopped at any moment, with calls under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{
     check::check,
     decide::decide,
-    decision::{Action, Chosen, Write},
+    decision::{Action, Chosen, Reason, Write},
     facts::{Change, ClusterError, GitHubAnswer, GitHubError, Job, Outcome, StoreError, Worker},
     ids::{Epoch, InstallationId, Span, Time, WorkerName},
     snapshot::Snapshot,
@@ -75,6 +75,8 @@ pub struct Scheduler {
     stopping: Option<i64>,
     /// Installations it was told not to call, by its own clock.
     blocked: BTreeMap<InstallationId, Time>,
+    /// Installations of which the last answer said that the App is suspended there.
+    suspended: BTreeSet<InstallationId>,
     /// The latest its clock has shown: one that jumps back stands still for it.
     latest: Time,
 }
@@ -177,19 +179,25 @@ fn no_answer(action: &Action) -> Outcome {
     }
 }
 
-/// What a refusal says about when calls may go on.
-fn told_until(outcome: &Outcome) -> Option<Time> {
-    fn of<T>(answer: &GitHubAnswer<T>) -> Option<Time> {
-        match &answer.result {
-            Err(GitHubError::RateLimited { until }) => *until,
-            Ok(_) | Err(_) => None,
-        }
-    }
+/// How an installation's call ended: with success (`Some(None)`) or an error; `None` for any other outcome.
+fn answer_of(outcome: &Outcome) -> Option<Option<&GitHubError>> {
     match outcome {
-        Outcome::JobPolled { answer, .. } => of(answer),
-        Outcome::RunnersListed(answer) => of(answer),
-        Outcome::JitMinted(answer) => of(answer),
-        Outcome::RunnerDeleted(answer) => of(answer),
+        Outcome::JobPolled { answer, .. } => Some(answer.result.as_ref().err()),
+        Outcome::RunnersListed(answer) => Some(answer.result.as_ref().err()),
+        Outcome::JitMinted(answer) => Some(answer.result.as_ref().err()),
+        Outcome::RunnerDeleted(answer) => Some(answer.result.as_ref().err()),
+        _ => None,
+    }
+}
+
+/// The installation that a runner is made for, or a place is taken for. A reservation whose answer was lost is repeated
+/// whatever else is known: its row may be there.
+fn provisions_for(action: &Action, reason: &Reason) -> Option<InstallationId> {
+    match (action, reason) {
+        (Action::MintJit(worker), _) => Some(worker.installation),
+        (Action::Write { write: Write::Reserve { worker, .. }, .. }, Reason::Demand { .. }) => {
+            Some(worker.installation)
+        }
         _ => None,
     }
 }
@@ -333,6 +341,7 @@ impl Sim {
         process.writing = false;
         process.vault.clear();
         process.blocked.clear();
+        process.suspended.clear();
         process.wake = i64::MAX;
         process.alarm = i64::MAX;
         process.reading = false;
@@ -628,9 +637,19 @@ impl Sim {
             }
             _ => {}
         }
-        if let (Some(until), Some(installation)) = (told_until(outcome), installation_of(action)) {
-            let known = process.blocked.entry(installation).or_insert(until);
-            *known = (*known).max(until);
+        let (Some(error), Some(installation)) = (answer_of(outcome), installation_of(action)) else { return };
+        match error {
+            Some(GitHubError::RateLimited { until: Some(until) }) => {
+                let known = process.blocked.entry(installation).or_insert(*until);
+                *known = (*known).max(*until);
+            }
+            Some(GitHubError::RateLimited { until: None } | GitHubError::Unavailable { .. }) => {}
+            Some(GitHubError::InstallationSuspended) => {
+                process.suspended.insert(installation);
+            }
+            Some(_) | None => {
+                process.suspended.remove(&installation);
+            }
         }
     }
 
@@ -684,6 +703,12 @@ impl Sim {
             && self.schedulers[s].latest < until
         {
             let what = format!("scheduler {s} calls for installation {installation} before the time it was told");
+            self.breaks("S14 budget", what);
+        }
+        if let Some(installation) = provisions_for(&action, &reason)
+            && self.schedulers[s].suspended.contains(&installation)
+        {
+            let what = format!("scheduler {s} provisions for installation {installation}, which is suspended");
             self.breaks("S14 budget", what);
         }
         let term = self.schedulers[s].term;

@@ -203,7 +203,7 @@ async fn record(ghfe: &Ghfe, job: Job) -> Answer {
 async fn installation(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, received: Time) -> Answer {
     let parsed: InstallationBody<'_> = parse(headers, body)?;
     let Some(failure) = intake::installation(parsed.action.as_deref().unwrap_or("")) else {
-        return Ok((StatusCode::OK, "ignored: only deleted and suspend concern jobs".to_owned()));
+        return Ok((StatusCode::OK, "ignored: only deleted ends jobs".to_owned()));
     };
     let id =
         parsed.id().ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "installation.id is missing or not positive"))?;

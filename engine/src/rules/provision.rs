@@ -51,6 +51,13 @@ fn step(turn: &mut Turn<'_>, name: &WorkerName) {
             }
             fail(turn, name, WorkerFailure::Surplus, None);
         }
+        // Another one's call has told.
+        Stage::Reserved if is_suspended(turn, name) => {
+            if let Some(worker) = turn.s.workers.get_mut(name) {
+                worker.removing = Some(WorkerFailure::InstallationSuspended);
+            }
+            turn.s.touch(Key::Name(name.clone()));
+        }
         Stage::Reserved => mint(turn, name, expires),
         Stage::Minted => pod(turn, name),
         Stage::PodMade(uid) => {
@@ -80,6 +87,14 @@ fn reserve_again(turn: &mut Turn<'_>, name: &WorkerName) {
 fn is_needless(turn: &Turn<'_>, name: &WorkerName) -> bool {
     let Some(worker) = turn.s.worker(name) else { return false };
     turn.s.group_of_row(&worker.row).is_some_and(|gx| turn.s.groups[gx as usize].want() < 0)
+}
+
+/// Its entity's App is suspended.
+fn is_suspended(turn: &Turn<'_>, name: &WorkerName) -> bool {
+    let entity = turn.s.worker(name).map(|worker| worker.row.entity);
+    let installation = entity.and_then(|entity| turn.s.scopes.get(&entity)).map(|scope| scope.scope.installation);
+    let entry = installation.and_then(|id| turn.s.installations.get(&id));
+    entry.is_some_and(|entry| entry.allowance.is_suspended())
 }
 
 /// Makes the JIT call when the limits allow; `expires` is when the worker is given up instead.

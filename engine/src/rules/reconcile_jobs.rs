@@ -38,7 +38,7 @@ fn write_finding(turn: &mut Turn<'_>, id: JobId) {
     let Some(finding) = job.finding().cloned() else { return };
     if let Finding::Failed { failure, through } = finding
         && (told_better(&turn.s.scopes[turn.s.groups[job.group as usize].scope], failure, through)
-            || ends_by_itself(job, failure))
+            || left_the_queue(job, failure))
     {
         return turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = None));
     }
@@ -68,8 +68,8 @@ fn told_better(scope: &ScopeEntry, failure: JobFailure, through: InstallationId)
     through < scope.scope.installation || failure == JobFailure::InstallationGone && scope.untried().is_some()
 }
 
-/// A suspended installation's running jobs may still end by themselves.
-fn ends_by_itself(job: &JobEntry, failure: JobFailure) -> bool {
+/// It was failed because it could only wait, and waits no more.
+fn left_the_queue(job: &JobEntry, failure: JobFailure) -> bool {
     failure == JobFailure::InstallationSuspended && job.status != Status::Pending
 }
 
@@ -79,8 +79,9 @@ fn leave_gone_installation(turn: &mut Turn<'_>, installation: InstallationId) {
     let now = turn.now;
     let entry = turn.s.installation(installation);
     let is_proof = |gone: &Gone| gone.last.since(gone.since) >= GONE_PROOF && now.since(gone.last) < GONE_PROOF;
-    let Some(gone) = entry.gone.filter(is_proof) else { return };
-    let failure = gone.failure;
+    if !entry.gone.as_ref().is_some_and(is_proof) {
+        return;
+    }
     entry.gone = None;
     let mut jobs: Vec<JobId> = entry.polls.jobs().collect();
     // It is proven of those, too, that are being asked about: unless they are answered for, they are failed when that call
@@ -89,15 +90,15 @@ fn leave_gone_installation(turn: &mut Turn<'_>, installation: InstallationId) {
         Flight::Poll(id, through) if *through == installation => Some(*id),
         _ => None,
     }));
-    let lost = (failure == JobFailure::InstallationGone).then(|| turn.s.fall_back(installation));
+    let lost = turn.s.fall_back(installation);
     for id in jobs {
         let Some(job) = turn.s.jobs.get(&id) else { continue };
         let scope = turn.s.groups[job.group as usize].scope;
-        if ends_by_itself(job, failure) || lost.as_ref().is_some_and(|lost| !lost.contains(&scope)) {
+        if !lost.contains(&scope) {
             continue;
         }
         let through = turn.s.scopes[scope].scope.installation;
-        let finding = Finding::Failed { failure, through };
+        let finding = Finding::Failed { failure: JobFailure::InstallationGone, through };
         turn.s.edit_job(id, |job| job.edit_rest(|rest| rest.finding = Some(finding)));
         write_finding(turn, id);
     }

@@ -209,7 +209,7 @@ impl Snapshot {
 
     /// A job that names a runner proves that the runner registered. One that has ended is counted no more as what keeps it
     /// busy, and keeps others from it all the same: a runner takes one job in its life, and its pod ends a moment later. (A
-    /// suspended App's jobs are failed, and GitHub runs them when it is back.)
+    /// gone App's jobs are failed, and GitHub runs them when it is installed anew.)
     fn note_runner(&mut self, job: &Job) {
         let Some(assignment) = &job.assignment else { return };
         let name = WorkerName::new(assignment.runner.clone());

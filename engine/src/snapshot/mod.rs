@@ -342,10 +342,9 @@ pub(crate) struct InstallationEntry {
     timer: Option<Time>,
 }
 
-/// Calls in a row that found an installation gone or suspended.
+/// Calls in a row that found an installation gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Gone {
-    pub failure: JobFailure,
     /// When the first of them ended.
     pub since: Time,
     /// When the last of them ended.

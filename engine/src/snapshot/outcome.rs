@@ -193,16 +193,13 @@ impl Snapshot {
         let (now, timeouts) = (self.now, self.timeouts);
         let entry = self.installation(installation);
         entry.allowance.answered(answer.result.as_ref().err(), answer.budget, now, &timeouts);
-        let gone = match &answer.result {
-            Err(GitHubError::InstallationGone) => Some(JobFailure::InstallationGone),
-            Err(GitHubError::InstallationSuspended) => Some(JobFailure::InstallationSuspended),
-            Ok(_) | Err(_) => None,
-        };
+        let gone = matches!(answer.result, Err(GitHubError::InstallationGone));
         // Whatever else GitHub says to a call, it says to an installation that exists; silence says nothing.
         let silent = matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }));
-        entry.gone = match gone {
-            Some(failure) => Some(Gone { failure, since: entry.gone.map_or(now, |gone| gone.since), last: now }),
-            None => entry.gone.filter(|_| silent),
+        entry.gone = if gone {
+            Some(Gone { since: entry.gone.map_or(now, |gone| gone.since), last: now })
+        } else {
+            entry.gone.filter(|_| silent)
         };
         entry.failing_since = match &answer.result {
             Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }) => entry.failing_since.or(Some(now)),
@@ -240,6 +237,9 @@ impl Snapshot {
             Ok(view) => news(job, view, asked_at),
             Err(GitHubError::NotFound) => {
                 Some(Finding::Failed { failure: JobFailure::JobNotFound, through: installation })
+            }
+            Err(GitHubError::InstallationSuspended) if is_out_of_queue(job, self.now) => {
+                Some(Finding::Failed { failure: JobFailure::InstallationSuspended, through: installation })
             }
             // Its installation may have been found gone by another call meanwhile.
             Err(_) => job.finding().cloned(),
@@ -412,11 +412,10 @@ impl Snapshot {
                     made = Some((entry.row.entity, minted.runner));
                 }
                 Err(GitHubError::NameTaken) => entry.removing = Some(WorkerFailure::NameTaken),
+                // No runner can be made for it now, and others could have its place.
+                Err(GitHubError::InstallationSuspended) => entry.removing = Some(WorkerFailure::InstallationSuspended),
                 Err(
-                    GitHubError::Unavailable { .. }
-                    | GitHubError::RateLimited { .. }
-                    | GitHubError::InstallationGone
-                    | GitHubError::InstallationSuspended,
+                    GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. } | GitHubError::InstallationGone,
                 ) => entry.backoff.until = blocked,
                 Err(GitHubError::NotFound | GitHubError::RunnerBusy | GitHubError::Refused { .. }) => {
                     entry.backoff.fail(now, &timeouts);
@@ -570,6 +569,9 @@ const OFTEN: u32 = 5;
 /// start is later than that date less this, though a slow answer bears the time at which it was sent.
 const REQUEUE_PROOF: Span = Span::secs(45);
 
+/// GitHub takes a job out of its queue after 24 h; an hour more is beyond doubt, whatever the clocks say.
+const QUEUED_AT_MOST: Span = Span::hours(25);
+
 /// After its caller has given it up, a call may still have its effect for this long.
 pub(crate) const LATE_EFFECT: Span = Span::secs(60);
 
@@ -612,6 +614,12 @@ impl super::AppEntry {
             }
         }
     }
+}
+
+/// Whether GitHub has given up a waiting job by now, which it does not tell while the App is suspended. What runs may end
+/// by itself.
+fn is_out_of_queue(job: &super::JobEntry, now: Time) -> bool {
+    job.status == Status::Pending && now.since(job.created_at) >= QUEUED_AT_MOST
 }
 
 /// What GitHub's word about a job says beyond its row.

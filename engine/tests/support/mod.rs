@@ -65,9 +65,14 @@ pub fn reasons_of(rule: &str) -> Vec<Reason> {
             | F::Surplus,
         ) => &["reconcile_runners"],
         // Either nothing has been made for them yet, or their pod has ended, or nobody can be asked.
-        Reason::RunnerBeforePod(F::PodFailed | F::PodVanished | F::JitRefused | F::NameTaken | F::InstallationGone) => {
-            &[]
-        }
+        Reason::RunnerBeforePod(
+            F::PodFailed
+            | F::PodVanished
+            | F::JitRefused
+            | F::NameTaken
+            | F::InstallationGone
+            | F::InstallationSuspended,
+        ) => &[],
         Reason::WorkerFailed(F::PodFailed | F::PodVanished) => &["cleanup_pods"],
         Reason::WorkerFailed(F::ProvisioningInterrupted) => &["cleanup_pods", "reconcile_runners"],
         Reason::WorkerFailed(F::Surplus) => &["provision", "reconcile_runners"],
@@ -78,7 +83,8 @@ pub fn reasons_of(rule: &str) -> Vec<Reason> {
             | F::JitRefused
             | F::NameTaken
             | F::PodRefused
-            | F::InstallationGone,
+            | F::InstallationGone
+            | F::InstallationSuspended,
         ) => &["reconcile_runners"],
         Reason::PodPhase | Reason::GraceOver | Reason::OrphanPod | Reason::PodViewDoubt => &["cleanup_pods"],
         Reason::NoGrace(failure) if failure.keeps_pod() => &[],

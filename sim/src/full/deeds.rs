@@ -220,7 +220,10 @@ fn begin(world: &Arc<World>, i: usize) {
             world.fault(Fault::Suspended);
             let id = account(whose);
             world.github.with(|github, now| github.suspend(id, true, now));
-            later(world, lasts, move |world| world.github.with(|github, now| github.suspend(id, false, now)));
+            later(world, lasts, move |world| {
+                judge::suspension_ends(world, id);
+                world.github.with(|github, now| github.suspend(id, false, now));
+            });
         }
         What::UseUp { account: whose } => {
             world.fault(Fault::HourUsedUp);

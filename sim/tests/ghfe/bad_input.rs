@@ -366,7 +366,7 @@ async fn events_that_are_not_recorded_say_so() {
             ("", "{}", "the header X-GitHub-Event is missing\n"),
             ("workflow_job", "{}", "ignored: only queued, in_progress and completed are recorded"),
             ("workflow_job", r#"{"action":"waiting"}"#, "ignored: only queued, in_progress and completed are recorded"),
-            ("installation", r#"{"action":"created"}"#, "ignored: only deleted and suspend concern jobs"),
+            ("installation", r#"{"action":"created"}"#, "ignored: only deleted ends jobs"),
             ("installation", r#"{"action":"deleted"}"#, "installation.id is missing or not positive\n"),
             (
                 "installation",

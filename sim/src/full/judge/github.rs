@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use engine::{
-    facts::Status,
+    facts::{Job, Status},
     ids::{JobId, WorkerName},
 };
 use serde_json::Value;
@@ -17,7 +17,7 @@ use super::{
         faces::Call,
         world::{Node, World, lock},
     },
-    RECOVERY, is_ours, parts,
+    RECOVERY, account_of, is_ours, parts,
 };
 use crate::world::github::{GitHub, JobState, Scope};
 
@@ -98,6 +98,19 @@ pub fn reinstalled(world: &World, account: i64) {
     let mut judge = lock(&world.judge);
     judge.blocked.remove(&account);
     judge.told.retain(|(_, _, told), _| *told != account);
+}
+
+/// An account's App is suspended no more: have jobs waited for that?
+pub fn suspension_ends(world: &World, account: i64) {
+    let database = lock(&world.database);
+    let waits = world.github.peek(|github| {
+        let is_queued = |id: &JobId| github.jobs.get(&id.0).is_some_and(|job| job.state == JobState::Queued);
+        let is_its = |row: &Job| account_of(github, row.entity.0) == Some(account);
+        database.rows.jobs().any(|row| row.status == Status::Pending && is_queued(&row.id) && is_its(row))
+    });
+    if waits {
+        world.rare(Rare::OutlivedSuspension);
+    }
 }
 
 /// How many seconds an account still refuses calls, if it does.

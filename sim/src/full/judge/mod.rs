@@ -25,8 +25,8 @@ use crate::world::{
 
 pub use cluster::{before_cluster, break_watches, capacity_changed, watches_broken};
 pub use github::{
-    after_github, answered, before_github, blocked, clock_jumps, delivered, github_called, reinstalled, told_to_wait,
-    told_until, untold,
+    after_github, answered, before_github, blocked, clock_jumps, delivered, github_called, reinstalled,
+    suspension_ends, told_to_wait, told_until, untold,
 };
 pub use liveness::{end, ends, look, troubled};
 pub use rows::{accepted, after_write, before_write, fenced, granted, jobs_written, read, recording, what, writing};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use engine::{
     decision::{JobFailure, WorkerFailure, Write},
     facts::{Job, Status, Worker, Written},
-    ids::{Epoch, JobId, WorkerName},
+    ids::{Epoch, JobId, Span, WorkerName},
 };
 use simulation::{register::Rare, run::MINUTE, trace::number};
 
@@ -227,8 +227,8 @@ fn job_failed(world: &World, database: &Database, id: JobId, failure: JobFailure
     let untrue = match failure {
         JobFailure::JobNotFound => true,
         JobFailure::InstallationGone => !removed && named,
-        // It may have ended while the proof was on its way.
-        JobFailure::InstallationSuspended => false,
+        // GitHub keeps a job for a day, and the App may be back by then.
+        JobFailure::InstallationSuspended => row.is_none_or(|row| world.time().since(row.created_at) < Span::hours(24)),
     };
     if untrue {
         world.breaks("S1 no-lost-job", format!("job {id} is failed as {failure}, which is not so"));
@@ -301,6 +301,7 @@ fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure:
         WorkerFailure::Surplus => (Some(if existed { Rare::SurplusRetired } else { Rare::SurplusBeforeStart }), busy),
         WorkerFailure::JitRefused => (Some(Rare::JitGivenUp), false),
         WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
+        WorkerFailure::InstallationSuspended => (Some(Rare::SuspendedBeforeStart), existed),
         WorkerFailure::NameTaken | WorkerFailure::PodFailed | WorkerFailure::InstallationGone => (None, false),
     };
     if let Some(rare) = rare {
