@@ -104,9 +104,13 @@ fn step(runners: &Mutex<Runners>, cluster: &KubernetesFace, github: &GitHubFace)
     cluster.with(|cluster, now| github.with(|github, _| runners.step(cluster, github, now)));
 }
 
+async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}").into())
+}
+
 /// Serves a router on a loopback port of the system's choice.
 async fn serve(tasks: &mut Tasks, listen: SocketAddr, router: axum::Router) -> Result<SocketAddr, Error> {
-    let listener = TcpListener::bind(listen).await?;
+    let listener = bind(listen).await?;
     let addr = listener.local_addr()?;
     tasks.add(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -118,7 +122,7 @@ async fn serve(tasks: &mut Tasks, listen: SocketAddr, router: axum::Router) -> R
 
 /// The same over TLS; with it, the certificate that clients must trust.
 async fn serve_tls(tasks: &mut Tasks, listen: SocketAddr, router: axum::Router) -> Result<(SocketAddr, String), Error> {
-    let listener = TcpListener::bind(listen).await?;
+    let listener = bind(listen).await?;
     let addr = listener.local_addr()?;
     let (listener, certificate) = TlsListener::new(listener)?;
     tasks.add(async move {

@@ -269,9 +269,14 @@ fn logs_are_text() {
             let objects = cluster.objects(sim::world::kubernetes::Kind::Pod, None);
             objects.iter().find(|it| it["metadata"]["name"] == "runs").unwrap()["metadata"]["uid"].clone()
         });
-        scene.models.cluster.with(|cluster, _| {
-            ["zwei", "drei"].iter().for_each(|line| cluster.append_log(uid.as_str().unwrap(), "runner", line));
+        let times = ["zwei", "drei"].map(|line| {
+            scene.pass(Span::mins(10));
+            scene.models.cluster.with(|cluster, now| {
+                cluster.append_log(uid.as_str().unwrap(), "runner", line, now);
+                jiff::Timestamp::from_millisecond(now.0).unwrap()
+            })
         });
+        let stamped = |at: jiff::Timestamp, line: &str| format!("{at:.9} {line}\n");
         let first = "Connected to the container engine\n";
         for (query, text) in [
             ("container=runner", format!("{first}zwei\ndrei\n")),
@@ -279,6 +284,10 @@ fn logs_are_text() {
             ("container=runner&tailLines=0", String::new()),
             ("container=runner&tailLines=9", format!("{first}zwei\ndrei\n")),
             ("container=runner&limitBytes=9", "Connected".to_owned()),
+            ("container=runner&sinceSeconds=60", "drei\n".to_owned()),
+            ("container=runner&sinceSeconds=660", "zwei\ndrei\n".to_owned()),
+            (&format!("container=runner&sinceTime={}", times[0]), "zwei\ndrei\n".to_owned()),
+            ("container=runner&tailLines=1&timestamps=true", stamped(times[1], "drei")),
             ("container=dind", "API listen on [::]:2376\n".to_owned()),
             ("", format!("{first}zwei\ndrei\n")),
         ] {
@@ -288,6 +297,13 @@ fn logs_are_text() {
         }
         for (pod, query, status, message) in [
             ("stuck", "container=runner", 400, "waiting to start"),
+            (
+                "runs",
+                "container=runner&previous=true",
+                400,
+                "previous terminated container \"runner\" in pod \"runs\" not found",
+            ),
+            ("runs", "container=runner&sinceTime=yesterday", 400, "sinceTime"),
             ("runs", "container=other", 400, "container other is not valid for pod runs"),
             ("nope", "container=runner", 404, "pods \"nope\" not found"),
         ] {
@@ -299,7 +315,7 @@ fn logs_are_text() {
         let path = format!("{PODS}/runs/log?container=runner&follow=true&tailLines=1");
         let (followed, ()) = tokio::join!(scene.ask("GET", &path, accept, None), async {
             let uid = uid.as_str().unwrap();
-            scene.models.cluster.with(|cluster, _| cluster.append_log(uid, "runner", "vier"));
+            scene.models.cluster.with(|cluster, now| cluster.append_log(uid, "runner", "vier", now));
             scene.models.cluster.with(|cluster, now| {
                 cluster.finish_runner(&Key::new("default", "runs"), uid, 0, now);
             });
@@ -398,6 +414,8 @@ fn the_real_kubectl_gets_describes_logs_and_deletes() {
             ("logs runs", true, &["Connected to the container engine"], &[]),
             ("logs runs -c dind --tail=1", true, &["API listen"], &["Connected"]),
             ("logs -l which=runs --all-containers", true, &["API listen", "Connected"], &[]),
+            ("logs runs --timestamps --since=1h --tail=1", true, &["Z Connected"], &[]),
+            ("logs runs --previous", false, &["previous terminated container \"runner\""], &[]),
             ("logs stuck", false, &["waiting to start"], &[]),
             ("delete pod runs --dry-run=server", true, &["deleted (server dry run)"], &[]),
             ("delete pods -l which=runs", true, &["pod \"runs\" deleted"], &[]),

@@ -29,7 +29,7 @@ impl Runners {
             }
             match github.connect(&process.jit_config) {
                 Some(id) => {
-                    cluster.append_log(&process.uid, "runner", "Listening for Jobs");
+                    cluster.append_log(&process.uid, "runner", "Listening for Jobs", now);
                     self.connected.insert(process.uid, (process.pod, id));
                 }
                 None => cluster.finish_runner(&process.pod, &process.uid, 1, now),
@@ -41,7 +41,7 @@ impl Runners {
                 github.disconnect(id, now);
                 self.connected.remove(&uid);
             } else if let Some(code) = github.take_finished(id) {
-                cluster.append_log(&uid, "runner", "Job completed");
+                cluster.append_log(&uid, "runner", "Job completed", now);
                 cluster.finish_runner(&pod, &uid, code, now);
                 self.connected.remove(&uid);
             }

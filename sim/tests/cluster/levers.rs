@@ -169,8 +169,8 @@ fn logs_are_kept_whole_or_their_end() {
         let uid = start(bed, model, "chatty").await;
         until_phase(bed, "chatty", PodPhase::Running).await;
         let line = "ü".repeat(500);
-        model.with(|cluster, _| (0..300).for_each(|_| cluster.append_log(uid.as_str(), "runner", &line)));
-        model.with(|cluster, _| cluster.append_log(uid.as_str(), "runner", "the last words"));
+        model.with(|cluster, now| (0..300).for_each(|_| cluster.append_log(uid.as_str(), "runner", &line, now)));
+        model.with(|cluster, now| cluster.append_log(uid.as_str(), "runner", "the last words", now));
         let info = bed.cluster.diagnose(&WorkerName::from("chatty"), &uid).await;
         let log = info["containers"][1]["log"].as_str().unwrap();
         assert!(log.len() < 260 * 1024, "{}", log.len());

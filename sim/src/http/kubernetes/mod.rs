@@ -22,6 +22,7 @@ use axum::{
     routing::get,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use engine::ids::{Span, Time};
 use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -29,7 +30,7 @@ use tokio::sync::watch;
 
 use self::{selector::Selector, status::About};
 use super::faults::{Faults, layered};
-use crate::world::kubernetes::{Cluster, Key, Kind, Refusal, VERSION};
+use crate::world::kubernetes::{Cluster, Key, Kind, LogLine, Refusal, VERSION};
 
 /// How often a log that is followed is looked at.
 const FOLLOW: Duration = Duration::from_millis(50);
@@ -489,7 +490,16 @@ struct LogQuery {
     container: Option<String>,
     tail_lines: Option<usize>,
     limit_bytes: Option<usize>,
+    since_seconds: Option<i64>,
+    since_time: Option<String>,
+    timestamps: Option<String>,
+    previous: Option<String>,
     follow: Option<String>,
+}
+
+/// Whether a query's switch is on.
+fn is_on(value: Option<&String>) -> bool {
+    value.is_some_and(|value| matches!(value.as_str(), "true" | "1"))
 }
 
 async fn logs(
@@ -502,45 +512,62 @@ async fn logs(
     }
     let key = Key::new(&namespace, &name);
     let container = query.container.as_deref();
-    let (exists, known, log) = face.with(|model, _| {
-        (model.pod_keys().contains(&key), model.has_container(&key, container), model.container_log(&key, container))
+    let (exists, known, log, now) = face.with(|model, now| {
+        let log = model.container_log(&key, container);
+        (model.pod_keys().contains(&key), model.has_container(&key, container), log, now)
     });
     let shown = container.unwrap_or("runner");
+    let bad = |message: &str| status::answer(400, "BadRequest", message);
+    let since = match (query.since_seconds, query.since_time.as_deref().map(str::parse::<jiff::Timestamp>)) {
+        (_, Some(Err(error))) => return bad(&format!("sinceTime is no RFC 3339 time: {error}")),
+        (_, Some(Ok(at))) => Time(at.as_millisecond()),
+        (Some(seconds), None) => now - Span::secs(seconds),
+        (None, None) => Time::ZERO,
+    };
     match log {
         _ if !exists => status::refuse(&Refusal::NotFound, About { plural: "pods", name: &name }),
-        _ if !known => status::answer(400, "BadRequest", &format!("container {shown} is not valid for pod {name}")),
-        None => status::answer(
-            400,
-            "BadRequest",
-            &format!("container {shown:?} in pod {name:?} is waiting to start: ContainerCreating"),
-        ),
-        Some(log) if matches!(query.follow.as_deref(), Some("true" | "1")) => {
-            let container = query.container.clone();
-            let begin = log.len() - cut(&log, &query).len();
-            let followed = Followed { face, key, container, sent: begin };
-            Body::from_stream(stream::unfold(followed, follow)).into_response()
+        _ if !known => bad(&format!("container {shown} is not valid for pod {name}")),
+        // Nothing restarts a runner's containers.
+        _ if is_on(query.previous.as_ref()) => {
+            bad(&format!("previous terminated container {shown:?} in pod {name:?} not found"))
         }
-        Some(log) => cut(&log, &query).to_owned().into_response(),
+        None => bad(&format!("container {shown:?} in pod {name:?} is waiting to start: ContainerCreating")),
+        Some(log) => {
+            let first = log.partition_point(|line| line.at < since);
+            let first = first.max(log.len().saturating_sub(query.tail_lines.unwrap_or(usize::MAX)));
+            let timestamps = is_on(query.timestamps.as_ref());
+            if is_on(query.follow.as_ref()) {
+                let container = query.container.clone();
+                let followed = Followed { face, key, container, timestamps, sent: first };
+                return Body::from_stream(stream::unfold(followed, follow)).into_response();
+            }
+            let mut text = written(&log[first..], timestamps);
+            text.truncate(text.floor_char_boundary(query.limit_bytes.unwrap_or(usize::MAX)));
+            text.into_response()
+        }
     }
 }
 
-/// The last lines asked for, up to as many bytes as asked for.
-fn cut<'a>(log: &'a str, query: &LogQuery) -> &'a str {
-    let lines = query.tail_lines.unwrap_or(usize::MAX);
-    let ends = log.trim_end_matches('\n').rmatch_indices('\n').map(|(at, _)| at + 1);
-    let from = if lines == 0 { log.len() } else { ends.take(lines).nth(lines - 1).unwrap_or(0) };
-    let tail = &log[from..];
-    let mut to = query.limit_bytes.unwrap_or(usize::MAX).min(tail.len());
-    while !tail.is_char_boundary(to) {
-        to -= 1;
+/// Lines of a log as the API writes them, each with the time of its writing where that is asked for.
+fn written(lines: &[LogLine], timestamps: bool) -> String {
+    let mut text = String::new();
+    for line in lines {
+        if timestamps {
+            let at = jiff::Timestamp::from_millisecond(line.at.0).unwrap_or_default();
+            text.push_str(&format!("{at:.9} "));
+        }
+        text.push_str(&line.text);
+        text.push('\n');
     }
-    &tail[..to]
+    text
 }
 
 struct Followed {
     face: Face,
     key: Key,
     container: Option<String>,
+    timestamps: bool,
+    /// Lines.
     sent: usize,
 }
 
@@ -551,7 +578,7 @@ async fn follow(mut it: Followed) -> Option<(Result<String, std::convert::Infall
         let log = log?;
         if let Some(new) = log.get(it.sent..).filter(|new| !new.is_empty()) {
             it.sent = log.len();
-            return Some((Ok(new.to_owned()), it));
+            return Some((Ok(written(new, it.timestamps)), it));
         }
         if !running {
             return None;

@@ -95,6 +95,15 @@ pub(crate) struct Ending {
     pub message: String,
 }
 
+/// One line of a container's log.
+#[derive(Debug, Clone)]
+pub struct LogLine {
+    /// When it was written.
+    pub at: Time,
+    /// It, without its end.
+    pub text: String,
+}
+
 /// One pod.
 #[derive(Debug, Clone)]
 pub struct Pod {
@@ -221,7 +230,7 @@ pub struct Cluster {
     pub(crate) namespaces: BTreeMap<String, Namespace>,
     /// By the uid of what they are about, and their reason.
     pub(crate) events: BTreeMap<(String, String), Event>,
-    pub(crate) logs: BTreeMap<(String, String), String>,
+    pub(crate) logs: BTreeMap<(String, String), Vec<LogLine>>,
     /// Every object as watchers last saw it.
     shown: BTreeMap<(Kind, Key), Arc<Value>>,
     log: VecDeque<WatchEvent>,
@@ -381,11 +390,10 @@ impl Cluster {
         render::secret_value(&secret.body, &field)
     }
 
-    /// Appends to a container's log.
-    pub fn append_log(&mut self, uid: &str, container: &str, line: &str) {
+    /// Appends a line to a container's log, without its end.
+    pub fn append_log(&mut self, uid: &str, container: &str, line: &str, now: Time) {
         let log = self.logs.entry((uid.to_owned(), container.to_owned())).or_default();
-        log.push_str(line);
-        log.push('\n');
+        log.push(LogLine { at: now, text: line.to_owned() });
     }
 }
 

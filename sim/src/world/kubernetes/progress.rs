@@ -294,8 +294,8 @@ impl Cluster {
             pod.waiting = None;
         });
         self.event(key, "Started", "Started container runner", false, now);
-        self.append_log(&uid, "dind", "API listen on [::]:2376");
-        self.append_log(&uid, "runner", "Connected to the container engine");
+        self.append_log(&uid, "dind", "API listen on [::]:2376", now);
+        self.append_log(&uid, "runner", "Connected to the container engine", now);
         match fate {
             Some(Fate::FailsAtStart(code)) => self.finish(key, code, "Error", "the runner could not start", now),
             Some(Fate::OutOfMemory) => self.finish(key, 137, "OOMKilled", "", now),

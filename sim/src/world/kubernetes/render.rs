@@ -3,7 +3,7 @@
 use engine::ids::{Span, Time};
 use serde_json::{Map, Value, json};
 
-use super::{Cluster, Event, Key, Namespace, Node, Phase, Pod, Secret};
+use super::{Cluster, Event, Key, LogLine, Namespace, Node, Phase, Pod, Secret};
 
 /// The kinds of objects this cluster has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -264,7 +264,7 @@ impl Cluster {
     }
 
     /// A container's log, or `None` when there is no such container or it has not run.
-    pub fn container_log(&self, key: &Key, container: Option<&str>) -> Option<String> {
+    pub fn container_log(&self, key: &Key, container: Option<&str>) -> Option<Vec<LogLine>> {
         let pod = self.pods.get(key)?;
         pod.started?;
         let id = (pod.uid.clone(), container.unwrap_or("runner").to_owned());
