@@ -134,6 +134,8 @@ impl Store for Frail {
 }
 
 impl GitHub for Frail {
+    fn term_begins(&self) {}
+
     fn job<'a>(&'a self, _: App, _: InstallationId, _: &'a str, _: JobId) -> BoxFuture<'a, GitHubAnswer<JobView>> {
         unanswered()
     }

@@ -172,6 +172,10 @@ pub struct JitConfig {
 
 /// GitHub.
 pub trait GitHub: Send + Sync + 'static {
+    /// This process begins to lead. Others may have led since it did last: what they may have changed on GitHub is known no
+    /// more.
+    fn term_begins(&self);
+
     /// The state of one job.
     fn job<'a>(
         &'a self,
@@ -181,7 +185,7 @@ pub trait GitHub: Send + Sync + 'static {
         job: JobId,
     ) -> BoxFuture<'a, GitHubAnswer<JobView>>;
 
-    /// Every runner of a scope, all pages; for an organisation those of our runner group.
+    /// Every runner of a scope, all pages; for an organisation those of our runner group at least.
     /// `asked_at` is read from the adapter's clock before the first request.
     fn runners<'a>(&'a self, scope: &'a RunnerScope) -> BoxFuture<'a, GitHubAnswer<RunnerListing>>;
 

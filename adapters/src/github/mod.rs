@@ -28,6 +28,11 @@ const GROUP_NAME: &str = "RISE RISC-V Runners";
 const DEFAULT_GROUP: i64 = 1;
 /// Where groups are refused they are asked for again after so long: a plan may change, and one 404 may be a glitch.
 const GROUPS_AGAIN: Span = Span::mins(10);
+/// Runners of ours may be outside our group for as long as a call that would make one there may still have its effect.
+const SETTLED: Span = Span::mins(2);
+/// After so many listings of all runners that changed while they were read, our group's is enough where nothing says that
+/// runners of ours are elsewhere: an organisation with many runners of its own may never hold still.
+const TORN_TRIES: u32 = 3;
 /// GitHub's largest page.
 const PER_PAGE: usize = 100;
 /// GitHub allows 10,000 runners in a group; a listing beyond that many pages is nonsense.
@@ -46,15 +51,29 @@ pub struct GitHubClient {
 type GroupSlot = Arc<tokio::sync::Mutex<KnownGroup>>;
 
 /// What is known of an organisation's runner groups.
-#[derive(Default)]
 struct KnownGroup {
     /// Ours, once it was found or made.
     ours: Option<i64>,
     /// Groups were refused, and are asked for again then. Until then the default group serves.
     refused_until: Option<Time>,
-    /// Runners of ours may be in other groups than that: the default group served once, or our group was deleted, by which its
-    /// runners go to the default one. So all runners of the organisation are listed.
-    scattered: bool,
+    /// Where runners of ours may be.
+    spread: Spread,
+}
+
+/// Where an organisation's runners of ours may be. Unless they are all in our group, all runners of the organisation are listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Spread {
+    /// Nobody has looked in this term: an earlier leader may have made them in the default group.
+    Unknown {
+        /// Since then.
+        since: Time,
+        /// Listings that changed while they were read.
+        torn: u32,
+    },
+    /// In the default group too: it served then, or our group was deleted, by which its runners go there.
+    Scattered(Time),
+    /// All are in our group.
+    Together,
 }
 
 impl GitHubClient {
@@ -65,12 +84,18 @@ impl GitHubClient {
 
     fn group_slot(&self, org: &str) -> GroupSlot {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.entry(org.to_lowercase()).or_default().clone()
+        let unknown = || KnownGroup {
+            ours: None,
+            refused_until: None,
+            spread: Spread::Unknown { since: self.caller.now(), torn: 0 },
+        };
+        groups.entry(org.to_lowercase()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(unknown()))).clone()
     }
 
     /// Our group was deleted: it is looked up anew when it is next needed.
     async fn forget_group(&self, org: &str) {
-        *self.group_slot(org).lock().await = KnownGroup { scattered: true, ..KnownGroup::default() };
+        let spread = Spread::Scattered(self.caller.now());
+        *self.group_slot(org).lock().await = KnownGroup { ours: None, refused_until: None, spread };
     }
 
     /// Our runner group's id; created when it is missing. `None` where that is refused: the default group serves.
@@ -78,8 +103,13 @@ impl GitHubClient {
         let slot = self.group_slot(org);
         let mut known = slot.lock().await;
         let now = self.caller.now();
-        if known.ours.is_some() || known.refused_until.is_some_and(|until| now < until) {
+        if known.ours.is_some() {
             return Ok(known.ours);
+        }
+        if known.refused_until.is_some_and(|until| now < until) {
+            // Whoever asks may make a runner there.
+            known.spread = Spread::Scattered(now);
+            return Ok(None);
         }
         let status = match self.find_or_make_group(session, org).await {
             Ok(id) => {
@@ -98,7 +128,7 @@ impl GitHubClient {
             );
         }
         known.refused_until = Some(now + GROUPS_AGAIN);
-        known.scattered = true;
+        known.spread = Spread::Scattered(now);
         Ok(None)
     }
 
@@ -131,36 +161,78 @@ impl GitHubClient {
         Ok(None)
     }
 
-    /// Where an organisation's runners of ours are listed.
-    async fn org_listing(&self, session: &mut Session<'_>, org: &str) -> Result<String, GitHubError> {
-        let group = self.group(session, org).await?;
-        let scattered = self.group_slot(org).lock().await.scattered;
-        Ok(match group.filter(|_| !scattered) {
-            Some(group) => format!("/orgs/{org}/actions/runner-groups/{group}/runners"),
-            None => format!("/orgs/{org}/actions/runners"),
-        })
-    }
-
     async fn all_runners(&self, session: &mut Session<'_>, scope: &RunnerScope) -> Result<RunnerListing, GitHubError> {
         let asked_at = self.caller.now();
-        let path = match scope.entity_type {
-            EntityType::Organization => self.org_listing(session, &scope.entity_name).await?,
-            EntityType::User => format!("{}/actions/runners", repo_path(scope.repo.as_deref())?),
+        let runners = match scope.entity_type {
+            EntityType::Organization => self.org_runners(session, &scope.entity_name, asked_at).await?,
+            EntityType::User => {
+                let path = format!("{}/actions/runners", repo_path(scope.repo.as_deref())?);
+                self.read_pages(session, &path).await?
+            }
         };
-        let runners = self.read_pages(session, format!("{path}?per_page={PER_PAGE}")).await;
-        if matches!(runners, Err(GitHubError::NotFound)) && scope.entity_type == EntityType::Organization {
-            self.forget_group(&scope.entity_name).await;
+        Ok(RunnerListing { asked_at, runners: runners.into_iter().map(wire::Runner::into_fact).collect() })
+    }
+
+    /// An organisation's runners, those of ours among them: our group's where ours are known to be there, or else all.
+    async fn org_runners(
+        &self,
+        session: &mut Session<'_>,
+        org: &str,
+        asked_at: Time,
+    ) -> Result<Vec<wire::Runner>, GitHubError> {
+        let group = self.group(session, org).await?;
+        let spread = self.group_slot(org).lock().await.spread;
+        let in_group = match (group, spread) {
+            (Some(group), Spread::Together) => Some(group),
+            (Some(group), Spread::Unknown { torn, .. }) if torn >= TORN_TRIES => Some(group),
+            _ => None,
+        };
+        let path = match in_group {
+            Some(group) => format!("/orgs/{org}/actions/runner-groups/{group}/runners"),
+            None => format!("/orgs/{org}/actions/runners"),
+        };
+        let runners = self.read_pages(session, &path).await;
+        if matches!(runners, Err(GitHubError::NotFound)) {
+            self.forget_group(org).await;
+        } else if let (None, Some(group)) = (in_group, group) {
+            self.note_spread(org, group, spread, asked_at, &runners).await;
         }
-        let runners = runners?.into_iter().map(wire::Runner::into_fact).collect();
-        Ok(RunnerListing { asked_at, runners })
+        runners
+    }
+
+    /// What a listing of all runners says of where ours are.
+    async fn note_spread(
+        &self,
+        org: &str,
+        group: i64,
+        before: Spread,
+        asked_at: Time,
+        runners: &Result<Vec<wire::Runner>, GitHubError>,
+    ) {
+        let (Spread::Unknown { since, .. } | Spread::Scattered(since)) = before else { return };
+        let after = match (runners, before) {
+            (Ok(runners), _) if runners.iter().any(|runner| runner.is_outside(group)) => Spread::Scattered(since),
+            (Ok(_), _) if asked_at.since(since) >= SETTLED => Spread::Together,
+            (Err(error), Spread::Unknown { since, torn }) if is_torn(error) => {
+                Spread::Unknown { since, torn: torn + 1 }
+            }
+            _ => return,
+        };
+        let slot = self.group_slot(org);
+        let mut known = slot.lock().await;
+        // What another call has found out meanwhile is newer.
+        if known.spread == before && known.ours == Some(group) {
+            known.spread = after;
+        }
     }
 
     /// Every page of a listing of runners, or an error when they are not of one piece.
     ///
     /// A runner that goes from an early page moves all later ones up by one, and the one at the next page's head is then
     /// on neither. So all pages but the last are read once more: as long as they are what they were, nothing has moved.
-    async fn read_pages(&self, session: &mut Session<'_>, first: String) -> Result<Vec<wire::Runner>, GitHubError> {
-        let torn = || GitHubError::Unavailable { message: "the listing changed while its pages were read".to_owned() };
+    async fn read_pages(&self, session: &mut Session<'_>, path: &str) -> Result<Vec<wire::Runner>, GitHubError> {
+        let torn = || GitHubError::Unavailable { message: TORN.to_owned() };
+        let first = format!("{path}?per_page={PER_PAGE}");
         let (mut path, mut runners, mut pages) = (first, Vec::new(), Vec::new());
         let total = loop {
             let (part, next) = session.get_page::<Runners>(&path).await?;
@@ -219,6 +291,13 @@ impl GitHubClient {
     }
 }
 
+/// What is said of a listing that is not of one piece.
+const TORN: &str = "the listing changed while its pages were read";
+
+fn is_torn(error: &GitHubError) -> bool {
+    matches!(error, GitHubError::Unavailable { message } if message == TORN)
+}
+
 /// `/repos/owner/name`, for a scope that has a repository.
 fn repo_path(repo: Option<&str>) -> Result<String, GitHubError> {
     match repo {
@@ -239,6 +318,11 @@ pub(crate) fn app_of(entity_type: EntityType) -> App {
 }
 
 impl GitHub for GitHubClient {
+    /// Another leader may have made runners in the default group.
+    fn term_begins(&self) {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn job<'a>(
         &'a self,
         app: App,

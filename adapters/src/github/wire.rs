@@ -2,7 +2,7 @@
 
 use engine::{
     facts::{Assignment, Delivery, JobView},
-    ids::{RunnerId, Time},
+    ids::{Realm, RunnerId, Time, WorkerName},
 };
 use serde::Deserialize;
 
@@ -23,9 +23,16 @@ pub(super) struct Runner {
     name: String,
     status: String,
     busy: bool,
+    runner_group_id: Option<i64>,
 }
 
 impl Runner {
+    /// Whether it is one of this service's that is not known to be in this group.
+    pub fn is_outside(&self, group: i64) -> bool {
+        let is_ours = [Realm::Prod, Realm::Staging].iter().any(|it| WorkerName::entity_of(&self.name, *it).is_some());
+        is_ours && self.runner_group_id != Some(group)
+    }
+
     pub fn into_fact(self) -> engine::facts::Runner {
         engine::facts::Runner {
             id: RunnerId(self.id),

@@ -58,6 +58,7 @@ pub(super) async fn lead(
     stop: &mut BoxFuture<'static, ()>,
 ) -> TermEnd {
     scheduler.health.led(Some(lease.epoch().0));
+    scheduler.github.term_begins();
     let (facts, inbox) = mpsc::unbounded_channel();
     let (leading, lost) = watch::channel(until);
     let lease = Arc::new(lease);

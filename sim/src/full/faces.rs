@@ -22,7 +22,8 @@ use tokio::time::sleep;
 use super::{
     deeds, judge,
     net::CALLER,
-    world::{Node, World},
+    register::More,
+    world::{Node, World, lock},
 };
 use crate::{
     http::{github, kubernetes},
@@ -83,6 +84,7 @@ fn refuse(status: u16, body: &'static str) -> Response {
 const BAD_GATEWAY: &str =
     r#"{"message":"a fault","kind":"Status","status":"Failure","reason":"InternalError","code":502}"#;
 const LIMITED: &str = r#"{"message":"You have exceeded a secondary rate limit"}"#;
+const NO_GROUPS: &str = r#"{"message":"Runner groups are not available for this organization's plan"}"#;
 const QUOTA: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"exceeded quota: runners","reason":"Forbidden","code":403}"#;
 
 async fn before_github(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
@@ -120,7 +122,16 @@ async fn answer_github(world: &Arc<World>, call: &Call, request: Request, next: 
             return refuse(if world.chance(50) { 403 } else { 429 }, LIMITED);
         }
     }
+    let (status, until) = *lock(&world.groups_refused);
+    if call.account.is_some() && world.now() < until && call.path.contains("/runner-groups") {
+        world.more(More::GroupsRefused);
+        return refuse(status, NO_GROUPS);
+    }
     let response = pass_github(world, call, request, next).await;
+    // A token that GitHub does not know any more is nobody's.
+    if response.status() == StatusCode::UNAUTHORIZED && call.account.is_none() && !call.path.starts_with("/app/") {
+        world.more(More::TokenRefused);
+    }
     if world.strikes(Fault::GithubAfter) {
         return refuse(502, BAD_GATEWAY);
     }

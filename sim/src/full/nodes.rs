@@ -37,7 +37,7 @@ use super::{
     register::More,
     trouble::Upset,
     webhooks,
-    world::{Node, World},
+    world::{Node, World, lock},
 };
 use crate::credentials::{APPS, Error, ModelKey, WEBHOOK_SECRET};
 
@@ -48,7 +48,7 @@ const WAITING: usize = 20_000;
 
 /// Starts every node.
 pub fn start_all(world: &Arc<World>) {
-    let all: Vec<Node> = super::world::lock(&world.processes).keys().copied().collect();
+    let all: Vec<Node> = lock(&world.processes).keys().copied().collect();
     for node in all {
         let init_world = world.clone();
         Handle::current()
@@ -228,6 +228,9 @@ pub fn upset(world: &Arc<World>, upset: &Upset, lasts: i64) {
         Upset::Cut(a, b) => cut(world, a, b, lasts),
         Upset::Clock(node, by) => jump(world, node, by),
         Upset::Visit(node, pages) => visit(world, node, pages),
+        Upset::RevokeTokens => world.github.with(|github, _| github.revoke_tokens()),
+        Upset::RefuseGroups(status) => *lock(&world.groups_refused) = (status, world.now() + lasts),
+        Upset::DropGroups => world.github.with(|github, _| github.remove_groups()),
     }
 }
 

@@ -38,11 +38,15 @@ pub enum More {
     PageRefused,
     /// A scheduler ended in order, within its time.
     StoppedInTime,
+    /// GitHub refused a token that was good until then.
+    TokenRefused,
+    /// GitHub refused what is about runner groups.
+    GroupsRefused,
 }
 
 impl More {
     /// All of them, with whether it is a fault.
-    pub const ALL: [(More, &'static str, bool); 15] = [
+    pub const ALL: [(More, &'static str, bool); 17] = [
         (More::GhfeKilled, "ghfe_killed", true),
         (More::GhfePaused, "ghfe_paused", true),
         (More::GhfeStopped, "ghfe_stopped", true),
@@ -58,6 +62,8 @@ impl More {
         (More::Visited, "visited", true),
         (More::PageRefused, "page_refused", false),
         (More::StoppedInTime, "stopped_in_time", false),
+        (More::TokenRefused, "token_refused", true),
+        (More::GroupsRefused, "groups_refused", true),
     ];
 }
 

@@ -55,6 +55,12 @@ pub enum Upset {
     Clock(Node, i64),
     /// So many pages are asked of a ghfe at once.
     Visit(Node, u32),
+    /// GitHub takes back every installation token that it has given out.
+    RevokeTokens,
+    /// GitHub refuses all that is about runner groups, with this status.
+    RefuseGroups(u16),
+    /// Somebody deletes our runner groups; their runners go to the default ones.
+    DropGroups,
 }
 
 impl FullPlan {
@@ -133,6 +139,26 @@ fn draw_troubles(rng: &mut Rng, full: &mut FullPlan, profile: Profile) {
         full.trouble.push(Trouble { at, lasts, upset });
     }
     draw_visits(rng, full);
+    draw_github_troubles(full);
+}
+
+/// What GitHub does that the fast depth has no part for. Drawn apart, so that a seed's other troubles are what they were.
+fn draw_github_troubles(full: &mut FullPlan) {
+    let mut rng = Rng::new(full.plan.seed ^ 0x9e17);
+    let active = full.plan.quiet_at;
+    if rng.chance(80) {
+        return;
+    }
+    for _ in 0..rng.between(1, 3) {
+        let at = rng.between(0, active - 1);
+        let lasts = rng.between(SECOND, 10 * MINUTE).min(active - at);
+        let upset = match rng.below(4) {
+            0 => Upset::RevokeTokens,
+            1 => Upset::DropGroups,
+            _ => Upset::RefuseGroups(if rng.chance(50) { 403 } else { 404 }),
+        };
+        full.trouble.push(Trouble { at, lasts, upset });
+    }
 }
 
 /// Readers come whenever they like, and more so when the pages do not.

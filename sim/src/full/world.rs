@@ -166,6 +166,8 @@ pub struct World {
     started: Instant,
     /// Counts the hosts of Postgres that vanished.
     pub vanished: AtomicU64,
+    /// With which status GitHub refuses what is about runner groups, and until when.
+    pub groups_refused: Mutex<(u16, i64)>,
     /// Turns true when an invariant broke.
     pub over: watch::Sender<bool>,
 }
@@ -218,6 +220,7 @@ impl World {
             offsets,
             started,
             vanished: AtomicU64::new(0),
+            groups_refused: Mutex::default(),
             over: watch::channel(false).0,
             plan,
         })

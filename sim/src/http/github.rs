@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::faults::{Faults, layered};
-use crate::world::github::{AccountKind, ApiError, GitHub, Quota, Scope, payload};
+use crate::world::github::{AccountKind, ApiError, GitHub, Quota, Runner, Scope, payload};
 
 /// One App as GitHub knows it.
 pub struct RegisteredApp {
@@ -360,13 +360,13 @@ async fn create_group(
 fn runner_list(model: &GitHub, scope: Scope, group: Option<i64>, now: Time) -> Vec<Value> {
     let listed = model.list_runners(scope, now);
     let listed = listed.into_iter().filter(|it| group.is_none_or(|group| it.runner.group == group));
-    listed.map(|it| runner(it.id, &it.runner.name, it.runner.online, it.busy, &it.runner.labels)).collect()
+    listed.map(|it| runner(it.id, &it.runner, it.busy)).collect()
 }
 
-fn runner(id: i64, name: &str, online: bool, busy: bool, labels: &[String]) -> Value {
-    let labels: Vec<Value> = labels.iter().map(|label| json!({ "name": label, "type": "custom" })).collect();
-    json!({ "id": id, "name": name, "os": "linux", "status": if online { "online" } else { "offline" }, "busy": busy,
-            "ephemeral": true, "labels": labels })
+fn runner(id: i64, runner: &Runner, busy: bool) -> Value {
+    let labels: Vec<Value> = runner.labels.iter().map(|label| json!({ "name": label, "type": "custom" })).collect();
+    json!({ "id": id, "runner_group_id": runner.group, "name": runner.name, "os": "linux",
+            "status": if runner.online { "online" } else { "offline" }, "busy": busy, "ephemeral": true, "labels": labels })
 }
 
 async fn group_runners(
@@ -420,8 +420,8 @@ struct JitRequest {
 
 fn jit(model: &mut GitHub, scope: Scope, request: &JitRequest, now: Time) -> Result<Response, ApiError> {
     let (id, config) = model.generate_jit_in(scope, request.runner_group_id, &request.name, &request.labels, now)?;
-    let body =
-        json!({ "runner": runner(id, &request.name, false, false, &request.labels), "encoded_jit_config": config });
+    let made = model.runners.get(&id).ok_or(ApiError::NotFound)?;
+    let body = json!({ "runner": runner(id, made, false), "encoded_jit_config": config });
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 

@@ -114,11 +114,13 @@ fn every_page_of_every_listing_is_read() {
             }
         });
         let before = bed.calls("POST", GROUPS);
-        for scope in [org_scope(), user_scope()] {
+        // First all runners of the organisation; then, since none of ours is elsewhere, those of our group.
+        for (scope, listed) in [(org_scope(), 460), (org_scope(), 460), (org_scope(), 230), (user_scope(), 230)] {
             let answer = bed.github.runners(&scope).await;
             let mut names: Vec<_> = answer.result.unwrap().runners.iter().map(|it| it.name.to_string()).collect();
             names.dedup();
-            assert_eq!(names.len(), 230);
+            assert_eq!(names.len(), listed);
+            bed.pass(Span::mins(2));
         }
         assert_eq!(bed.calls("POST", GROUPS), before, "our group is found on the third page, and not made again");
     });
@@ -163,6 +165,9 @@ fn the_runner_group_is_made_once_and_found_again() {
         assert_eq!((bed.calls("GET", GROUPS), bed.calls("POST", GROUPS)), (1, 1), "concurrent calls share the look-up");
         let group = bed.with(|github, _| github.list_groups(ORG.0)[1].clone());
         assert_eq!(group.1, "RISE RISC-V Runners");
+        bed.github.runners(&org_scope()).await.result.unwrap();
+        bed.pass(Span::mins(2));
+        bed.github.runners(&org_scope()).await.result.unwrap();
         // Somebody deletes it: the call that notices fails, and the next one makes it anew.
         bed.with(|github, _| github.remove_group(group.0));
         assert_eq!(bed.github.runners(&org_scope()).await.result, Err(GitHubError::NotFound));
@@ -204,8 +209,62 @@ fn where_groups_are_refused_the_default_group_serves() {
             assert_eq!(group(later.minted.runner), bed.with(|github, _| github.list_groups(ORG.0)[1].0));
             let listed = bed.github.runners(&org_scope()).await.result.unwrap().runners;
             assert_eq!(listed.len(), 2, "{listing:?}");
+            // Whoever begins now has not seen that the default group served.
+            let other = bed.client(Span::ZERO, (&bed.models.keys.0, &bed.models.keys.1));
+            let listed = || async { other.runners(&org_scope()).await.result.unwrap().runners.len() };
+            assert_eq!(listed().await, 2, "{listing:?}");
+            // When that runner is gone, ours are all in our group, and that is what is listed.
+            bed.with(|github, _| github.runners.retain(|id, _| *id != minted.minted.runner.0));
+            bed.pass(Span::mins(2));
+            for client in [&bed.github, &other] {
+                let all = "/orgs/{org}/actions/runners";
+                let before = bed.calls("GET", all);
+                for _ in 0..3 {
+                    assert_eq!(client.runners(&org_scope()).await.result.unwrap().runners.len(), 1);
+                }
+                assert_eq!(bed.calls("GET", all) - before, 1, "{listing:?}: once more, to see that it is so");
+            }
+            // Nor has one that leads again seen what happened while it did not.
+            bed.with(|github, now| {
+                github.generate_jit(Scope::Organization(ORG.0), NAME, &[LABEL.to_owned()], now).unwrap();
+            });
+            assert_eq!(listed().await, 1, "{listing:?}");
+            other.term_begins();
+            assert_eq!(listed().await, 2, "{listing:?}");
         });
     }
+}
+
+/// Where it cannot be found out whether runners of ours are elsewhere, the group that is known serves.
+#[test]
+fn an_organisation_whose_runners_never_hold_still_is_listed_by_our_group() {
+    test(async |bed| {
+        bed.github.mint(&org_worker(NAME)).await.result.unwrap();
+        bed.with(|github, now| {
+            for i in 0..150 {
+                github
+                    .generate_jit_in(Scope::Organization(ORG.0), 1, &format!("their-{i}"), &["x".into()], now)
+                    .unwrap();
+            }
+        });
+        for torn in 0..3 {
+            // One of theirs goes between the first page and the second.
+            let gone = bed.with(|github, _| *github.runners.iter().find(|(_, it)| it.group == 1).unwrap().0);
+            bed.faults().plan("GET", "page=2", 1, Fault::Delay(std::time::Duration::from_millis(300)));
+            let (calls, scope) = (bed.faults().count(), org_scope());
+            let (listed, ()) = tokio::join!(bed.github.runners(&scope), async {
+                while bed.faults().count() < calls + 2 {
+                    tokio::task::yield_now().await;
+                }
+                bed.with(|github, _| github.delete_runner(Scope::Organization(ORG.0), gone).unwrap());
+            });
+            let Err(GitHubError::Unavailable { message }) = listed.result else { panic!("{torn}: {listed:?}") };
+            assert!(message.contains("changed while"), "{message}");
+        }
+        let listed = bed.github.runners(&org_scope()).await.result.unwrap().runners;
+        let names: Vec<_> = listed.iter().map(|runner| &*runner.name).collect();
+        assert_eq!(names, [NAME]);
+    });
 }
 
 #[test]

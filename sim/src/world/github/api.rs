@@ -85,6 +85,12 @@ impl GitHub {
         self.tokens.clear();
     }
 
+    /// Removes every runner group but the default ones.
+    pub fn remove_groups(&mut self) {
+        let all: Vec<i64> = self.groups.keys().copied().collect();
+        all.into_iter().for_each(|id| self.remove_group(id));
+    }
+
     /// Removes a runner group; its runners go to the default group.
     pub fn remove_group(&mut self, id: i64) {
         self.groups.remove(&id);
