@@ -4,7 +4,7 @@
 //! is worth a line; that it began, and that it ended, is.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -19,12 +19,13 @@ use tokio::time::Instant;
 /// A trouble that comes back this soon after it was over is told once more, and then counts as over only after this long
 /// without a failure: what comes and goes is two lines a minute at most, however many calls there are.
 const CALM: Duration = Duration::from_secs(60);
-/// What failed once and was never tried again does not keep a trouble alive for longer: longer than any pause between two
-/// attempts that the engine makes.
-const FORGOTTEN: Duration = Duration::from_secs(300);
-/// Different messages told within one trouble: a failure may change its face (no connection, then 503, then a refused
-/// key), but some carry a word that is never the same.
+/// What has not failed for so long while other calls worked does not keep a trouble alive: longer than any pause after which
+/// the engine tries again what has failed.
+const FORGOTTEN: Duration = Duration::from_secs(90);
+/// Different messages told at once within one trouble: a failure may change its face (no connection, then 503, then a
+/// refused key), but some carry a word that is never the same. From then on one in so long is told.
 const MESSAGES: usize = 3;
+const ANOTHER: Duration = Duration::from_secs(60);
 /// Troubles remembered at once; there is one for each installation at most, and a few more.
 const MOST: usize = 10_000;
 
@@ -57,7 +58,11 @@ struct Trouble {
     /// What failed and has not worked since, with its last failure.
     failing: BTreeMap<Attempt, Instant>,
     last: Instant,
-    told: Vec<String>,
+    /// How the last failure was told.
+    message: String,
+    /// The latest messages that made a line, and when the last of them did.
+    told: VecDeque<String>,
+    told_at: Instant,
     /// It came back soon after it was over.
     restless: bool,
     /// Over, as was told, at that time. It is kept for as long as it would be a return.
@@ -90,6 +95,10 @@ impl fmt::Display for Subject {
     }
 }
 
+/// How a limit is told of, and a suspension.
+const LIMIT: &str = "a limit is reached";
+const SUSPENDED: &str = "the App is suspended there";
+
 /// Where it is looked up what to do.
 fn advice(subject: Subject, message: &str) -> &'static str {
     match subject {
@@ -100,6 +109,12 @@ fn advice(subject: Subject, message: &str) -> &'static str {
             "check GHAPP_PERSONAL_PRIVATE_KEY, the App's id in CONFIG, and this machine's clock"
         }
         Subject::GitHub(_) => "check https://www.githubstatus.com, the network, and GITHUB_API_URL; calls are repeated",
+        Subject::Installation(..) if message.starts_with(LIMIT) => {
+            "nothing: calls go on by themselves then; /jobs/{id}/why tells which jobs wait for it"
+        }
+        Subject::Installation(..) if message == SUSPENDED => {
+            "its account's owners can end that on GitHub; until then its jobs wait"
+        }
         Subject::Installation(..) => "see the App's installation and its permissions on GitHub; calls are repeated",
         Subject::Kubernetes => "check the cluster's API server, the network, and K8S_KUBECONFIG; calls are repeated",
         Subject::Refusal => {
@@ -122,22 +137,27 @@ impl Notices {
         let contact = Attempt(ANY_CALL.0, id);
         let own = Attempt(attempt, id);
         let subject = Subject::Installation(app, id);
+        // A suspension and an end are the installation's: any call that works shows that they are over. A refusal is what one
+        // kind of call may not do, and a limit may be one kind's, too.
         let refusal = match result {
             Err(GitHubError::Unavailable { message }) => {
                 return self.failed(Subject::GitHub(app), contact, attempt, message);
             }
-            Err(GitHubError::RateLimited { until: Some(until) }) => Some(format!("a limit is reached until {until}")),
-            Err(GitHubError::RateLimited { until: None }) => Some("a limit is reached".to_owned()),
-            Err(GitHubError::InstallationGone) => Some("the App is not installed there any more".to_owned()),
-            Err(GitHubError::InstallationSuspended) => Some("the installation is suspended".to_owned()),
-            Err(GitHubError::Refused { status, message }) => Some(format!("refused with {status}: {message}")),
+            Err(GitHubError::RateLimited { until: Some(until) }) => Some((own, format!("{LIMIT} until {until}"))),
+            Err(GitHubError::RateLimited { until: None }) => Some((own, LIMIT.to_owned())),
+            Err(GitHubError::InstallationGone) => Some((contact, "the App is not installed there any more".to_owned())),
+            Err(GitHubError::InstallationSuspended) => Some((contact, SUSPENDED.to_owned())),
+            Err(GitHubError::Refused { status, message }) => Some((own, format!("refused with {status}: {message}"))),
             // Answers like any other.
             Err(GitHubError::NotFound | GitHubError::NameTaken | GitHubError::RunnerBusy) | Ok(_) => None,
         };
         self.worked(Subject::GitHub(app), contact);
         match refusal {
-            Some(message) => self.failed(subject, own, attempt, &message),
-            None => self.worked(subject, own),
+            Some((failing, message)) => self.failed(subject, failing, attempt, &message),
+            None => {
+                self.worked(subject, contact);
+                self.worked(subject, own);
+            }
         }
     }
 
@@ -207,14 +227,7 @@ impl Notices {
 
     /// What is in trouble now, a sentence each. What works again is not, though it may be too early to say that it is over.
     pub fn now(&self) -> Vec<String> {
-        let now = Instant::now();
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = troubles.iter().filter(|(_, trouble)| trouble.over.is_none() && !trouble.failing.is_empty());
-        open.map(|(subject, trouble)| {
-            let last = trouble.told.last().map_or("", String::as_str);
-            format!("{subject}: {last} (for {} s, {} calls)", (now - trouble.since).as_secs(), trouble.calls)
-        })
-        .collect()
+        sentences(&self.troubles.lock().unwrap_or_else(PoisonError::into_inner), Instant::now())
     }
 
     fn failed(&self, subject: Subject, attempt: Attempt, what: &'static str, message: &str) {
@@ -233,6 +246,17 @@ impl Notices {
         };
         tell(line);
     }
+}
+
+/// What fails as of `now`: what nobody tries any more is no trouble.
+fn sentences(troubles: &BTreeMap<Subject, Trouble>, now: Instant) -> Vec<String> {
+    let fails = |trouble: &Trouble| trouble.failing.values().any(|last| now - *last < FORGOTTEN);
+    let open = troubles.iter().filter(|(_, trouble)| trouble.over.is_none() && fails(trouble));
+    open.map(|(subject, trouble)| {
+        let (seconds, message) = ((now - trouble.since).as_secs(), &trouble.message);
+        format!("{subject}: {message} (for {seconds} s, {} calls)", trouble.calls)
+    })
+    .collect()
 }
 
 fn note_failure(
@@ -254,7 +278,9 @@ fn note_failure(
         calls: 0,
         failing: BTreeMap::new(),
         last: now,
-        told: Vec::new(),
+        message: String::new(),
+        told: VecDeque::new(),
+        told_at: now,
         restless,
         over: None,
     };
@@ -265,14 +291,22 @@ fn note_failure(
     trouble.calls += 1;
     trouble.last = now;
     trouble.failing.insert(attempt, now);
-    if trouble.told.len() >= MESSAGES || trouble.told.iter().any(|told| is_alike(told, message)) {
+    message.clone_into(&mut trouble.message);
+    let begins = trouble.told.is_empty();
+    let enough = trouble.told.len() >= MESSAGES && now - trouble.told_at < ANOTHER;
+    if enough || trouble.told.iter().any(|told| is_alike(told, message)) {
         return None;
     }
-    trouble.told.push(message.to_owned());
+    if trouble.told.len() >= MESSAGES {
+        trouble.told.pop_front();
+    }
+    trouble.told.push_back(message.to_owned());
+    trouble.told_at = now;
     let (subject_, message, advice) = (subject.to_string(), message.to_owned(), advice(subject, message));
-    Some(match trouble.told.len() {
-        1 => Line::Begun { what: subject_, attempt: what, message, advice },
-        _ => Line::Changed { what: subject_, attempt: what, message, advice },
+    Some(if begins {
+        Line::Begun { what: subject_, attempt: what, message, advice }
+    } else {
+        Line::Changed { what: subject_, attempt: what, message, advice }
     })
 }
 
@@ -390,13 +424,13 @@ pub(crate) mod tests {
         assert_eq!(play(&statuses).len(), 2, "a refused key behind an outage is told of");
         let texts: Vec<String> = (0..100).map(|i| format!("request {}", "x".repeat(i))).collect();
         let numbered: Vec<_> = texts.iter().enumerate().map(|(i, text)| (i as u64, A, Some(text.as_str()))).collect();
-        assert_eq!(play(&numbered).len(), MESSAGES);
+        assert_eq!(play(&numbered).len(), MESSAGES + 1, "then one a minute");
     }
 
     #[test]
     fn what_is_never_tried_again_does_not_keep_a_trouble_alive() {
-        let calls = [(0, A, Some("away")), (1, B, Some("away")), (2, B, None), (250, B, None), (301, B, None)];
-        assert_eq!(play(&calls), lines(&[(0, "begun away"), (301, "over 301 2")]));
+        let calls = [(0, A, Some("away")), (1, B, Some("away")), (2, B, None), (89, B, None), (90, B, None)];
+        assert_eq!(play(&calls), lines(&[(0, "begun away"), (90, "over 90 2")]));
     }
 
     #[test]
@@ -438,6 +472,52 @@ pub(crate) mod tests {
         notices.store("record deliveries", &away());
         notices.store_once("read for /usage", &Ok(()));
         assert_eq!(notices.now().len(), 1, "what is read says nothing of what is written");
+    }
+
+    #[test]
+    fn what_is_said_is_the_latest() {
+        let notices = Notices::default();
+        let away = |message: &str| Err::<(), _>(ClusterError::Unavailable { message: message.to_owned() });
+        for message in ["closed", "reset", "refused", "no answer"] {
+            notices.cluster("list pods", &away(message));
+        }
+        assert_eq!(notices.now(), ["Kubernetes: no answer (for 0 s, 4 calls)"]);
+    }
+
+    #[test]
+    fn what_is_not_tried_any_more_is_no_trouble_now() {
+        let (mut troubles, begin) = (BTreeMap::new(), Instant::now());
+        note_failure(&mut troubles, Subject::Store, A, A.0, "away", begin);
+        for (seconds, open) in [(89, 1), (90, 0)] {
+            assert_eq!(sentences(&troubles, begin + Duration::from_secs(seconds)).len(), open);
+        }
+    }
+
+    #[test]
+    fn any_call_that_works_shows_a_suspension_to_be_over_and_nothing_of_what_another_may_not_do() {
+        let notices = Notices::default();
+        let id = Some(InstallationId(7));
+        let refused = || GitHubError::Refused { status: 403, message: "no".to_owned() };
+        for (error, over) in [
+            (GitHubError::InstallationGone, true),
+            (GitHubError::InstallationSuspended, true),
+            (GitHubError::RateLimited { until: None }, false),
+            (refused(), false),
+        ] {
+            notices.github("list runners", App::Organization, id, &Err::<(), _>(error));
+            assert_eq!(notices.now().len(), 1);
+            notices.github("make a JIT configuration", App::Organization, id, &Ok(()));
+            assert_eq!(notices.now().is_empty(), over);
+            notices.github("list runners", App::Organization, id, &Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_limit_wants_nothing_done() {
+        let installation = Subject::Installation(App::Organization, InstallationId(7));
+        assert!(advice(installation, "a limit is reached until 2026-11-27T00:40:54Z").starts_with("nothing:"));
+        assert!(advice(installation, SUSPENDED).contains("wait"));
+        assert!(advice(installation, "refused with 403: no").contains("permissions"));
     }
 
     #[test]

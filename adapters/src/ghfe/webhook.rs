@@ -207,20 +207,20 @@ async fn installation(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, received: 
     };
     let id =
         parsed.id().ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "installation.id is missing or not positive"))?;
-    match timeout(STORE_LIMIT, ghfe.store.fail_installation(InstallationId(id), failure, received)).await {
-        Ok(Ok(jobs)) => {
+    let failing = ghfe.store.fail_installation(InstallationId(id), failure, received);
+    let failed = timeout(STORE_LIMIT, failing).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable { message: format!("no answer within {} s", STORE_LIMIT.as_secs()) })
+    });
+    // It is delivered again, or found out by calls: whatever else works shows that this would.
+    ghfe.ingest.notices().store_once("record an installation's end", &failed);
+    match failed {
+        Ok(jobs) => {
             tracing::info!(installation = id, jobs = jobs.len(), %failure, "failed an installation's pending jobs");
             Ok((StatusCode::OK, format!("{} pending jobs failed: {failure}", jobs.len())))
         }
-        Ok(Err(
-            error @ (StoreError::Unavailable { .. } | StoreError::Fenced { .. } | StoreError::Unstorable { .. }),
-        )) => {
-            tracing::warn!(installation = id, ?error, "an installation's end was not recorded");
+        Err(error) => {
+            tracing::debug!(installation = id, ?error, "an installation's end was not recorded");
             Err(away("the store cannot take the delivery now; deliver again later"))
-        }
-        Err(_) => {
-            tracing::warn!(installation = id, "an installation's end was not recorded in time");
-            Err(away("the store did not answer in time; deliver again later"))
         }
     }
 }

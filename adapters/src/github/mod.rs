@@ -92,10 +92,12 @@ impl GitHubClient {
         groups.entry(org.to_lowercase()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(unknown()))).clone()
     }
 
-    /// Our group was deleted: it is looked up anew when it is next needed.
+    /// Our group was deleted: it is looked up anew when it is next needed. Where groups are refused there was none to delete.
     async fn forget_group(&self, org: &str) {
-        let spread = Spread::Scattered(self.caller.now());
-        *self.group_slot(org).lock().await = KnownGroup { ours: None, refused_until: None, spread };
+        let slot = self.group_slot(org);
+        let mut known = slot.lock().await;
+        known.ours = None;
+        known.spread = Spread::Scattered(self.caller.now());
     }
 
     /// Our runner group's id; created when it is missing. `None` where that is refused: the default group serves.
@@ -113,7 +115,7 @@ impl GitHubClient {
         }
         let status = match self.find_or_make_group(session, org).await {
             Ok(id) => {
-                known.ours = Some(id);
+                (known.ours, known.refused_until) = (Some(id), None);
                 return Ok(known.ours);
             }
             Err(GitHubError::Refused { status, .. }) => status,
@@ -124,7 +126,8 @@ impl GitHubClient {
             tracing::warn!(
                 org,
                 status,
-                "runner groups are refused; the default group serves, and they are asked for again"
+                "runner groups are refused, or this installation does not serve the organisation; the default group \
+                 serves, and they are asked for again in ten minutes"
             );
         }
         known.refused_until = Some(now + GROUPS_AGAIN);

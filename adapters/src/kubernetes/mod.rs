@@ -53,6 +53,9 @@ use crate::{
 const PAGE: u32 = 500;
 /// A call that has no answer by then has none: the API server itself gives one up after a minute.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// What operators are told of these by.
+const WATCH_PODS: &str = "watch pods";
+pub(crate) const LIST_PODS: &str = "list pods";
 /// The pause after a broken watch, and the longest one: a cluster that comes back is seen within half a minute.
 const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
 
@@ -184,7 +187,7 @@ impl KubernetesClient {
     fn watch_pods(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
         let events = watcher(self.pods(), watcher::Config::default().labels(&Self::selector()));
         let collect = Collect { clock: self.clock.clone(), asked_at: Time::ZERO, items: Vec::new() };
-        steady(events, "watch pods", notices)
+        steady(events, WATCH_PODS, notices)
             .scan(collect, |collect, event| {
                 let out = collect.pod_event(event);
                 std::future::ready(Some(out))
@@ -252,6 +255,10 @@ where
                 Ok(event) => {
                     if matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
                         notices.watch(what, Ok(()));
+                    }
+                    // A watch begins with the same listing: when it is whole, that works.
+                    if matches!(event, Event::InitDone) && what == WATCH_PODS {
+                        notices.cluster(LIST_PODS, &Ok(()));
                     }
                     Some(event)
                 }

@@ -178,7 +178,12 @@ fn describe(error: &sqlx::Error) -> String {
         sqlx::Error::Io(error) if error.to_string().starts_with("failed to lookup address information") => {
             "connection: the host cannot be found".to_owned()
         }
+        sqlx::Error::Io(error) if error.to_string().contains("certificate") => NOT_TRUSTED.to_owned(),
         sqlx::Error::Io(error) => format!("connection: {}", error.kind()),
+        sqlx::Error::Tls(error) if error.to_string().contains("does not support TLS") => {
+            "the server has no TLS, which sslmode asks for".to_owned()
+        }
+        sqlx::Error::Tls(error) if error.to_string().contains("certificate") => NOT_TRUSTED.to_owned(),
         sqlx::Error::Tls(_) => "the TLS handshake failed".to_owned(),
         sqlx::Error::PoolTimedOut => {
             format!("no connection within {} s: none can be made, or all are in use", ACQUIRE_LIMIT.as_secs())
@@ -187,6 +192,10 @@ fn describe(error: &sqlx::Error) -> String {
         other => other.to_string(),
     }
 }
+
+/// The server's certificate is not what sslmode asks for.
+const NOT_TRUSTED: &str =
+    "the server's certificate is not trusted: sslrootcert names the one that is, and the host must be its";
 
 /// A reading that ended before its end: the task that reads was dropped, or failed.
 const CUT_OFF: &str = "the reading was cut off";

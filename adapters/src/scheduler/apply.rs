@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     github::app_of,
+    kubernetes::LIST_PODS,
     notices::Notices,
     ports::{Lease, Store, StoreWrite},
 };
@@ -226,7 +227,7 @@ impl Asked {
             Action::CreatePod(_) => Asked::Cluster("create a pod"),
             Action::CreateSecret { .. } => Asked::Cluster("create a Secret"),
             Action::DeletePod { .. } => Asked::Cluster("delete a pod"),
-            Action::ListPods => Asked::Cluster("list pods"),
+            Action::ListPods => Asked::Cluster(LIST_PODS),
         }
     }
 

@@ -3,7 +3,7 @@
 //! `cargo demo [-- --once] [--capture FILE] [--listen ADDR] [--speed X]`
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
     net::SocketAddr,
     path::PathBuf,
@@ -18,7 +18,8 @@ use adapters::{
     ports::{HistoryQuery, Store, system_clock},
 };
 use engine::{
-    facts::{Job, Status},
+    decision::JobFailure,
+    facts::Status,
     ids::{Realm, Span},
     policy::Policy,
 };
@@ -139,7 +140,7 @@ async fn play(options: Options) -> Result<ExitCode, Error> {
     let (jobs, ignored) = capture::served(capture::read(&text)?, &policy)?;
     let (store, kept) = store().await?;
     // What ended in an earlier play ends no more: nothing would be played, and all of it look completed.
-    let old = rows(&*store, &jobs, |_| true).await?.len();
+    let old = rows(&*store, &jobs).await?.len();
     if old > 0 {
         eprintln!(
             "demo: POSTGRES_URL names a database that has {old} of the capture's {} jobs already: name one without them, \
@@ -212,12 +213,16 @@ async fn run(models: &Models, store: &dyn Store, mut player: Player, once: bool)
             shown = Instant::now();
             show(store, &player).await?;
         }
-        let done = if player.is_over() { completed(models, store, player.jobs()).await? } else { 0 };
+        let told = if player.is_over() { rows(store, player.jobs()).await? } else { BTreeMap::new() };
+        let done = completed(models, &told);
         let all = done == player.jobs().len();
+        // A job that the service has failed is not completed however long one waits.
+        let ended = told.len() == player.jobs().len() && told.values().all(|(status, _)| status.is_ended());
+        let hopeless = ended && told.values().any(|(status, _)| *status == Status::Failed);
         let late = player.elapsed() > player.limit();
-        if once && (all || late) {
+        if once && (all || late || hopeless) {
             if !all {
-                eprintln!("demo: not every job was completed within {} s", player.limit().as_secs());
+                tell_missing(models, &player, &told);
             }
             println!("\n{}", player.report(models, done));
             return Ok(all);
@@ -226,21 +231,51 @@ async fn run(models: &Models, store: &dyn Store, mut player: Player, once: bool)
     }
 }
 
-/// How many of these jobs are completed, for GitHub and in the store.
-async fn completed(models: &Models, store: &dyn Store, jobs: &[PlayedJob]) -> Result<usize, Error> {
-    let recorded = rows(store, jobs, |job| job.status == Status::Completed).await?;
-    let ended = |job: &GitHubJob| matches!(job.state, JobState::Completed(_));
-    Ok(models.github.with(|github, _| recorded.iter().filter(|&id| github.jobs.get(id).is_some_and(ended)).count()))
+/// The rows of the capture's jobs: how each stands, and why it was failed.
+type Told = BTreeMap<i64, (Status, Option<JobFailure>)>;
+
+fn is_over(job: &GitHubJob) -> bool {
+    matches!(job.state, JobState::Completed(_))
 }
 
-/// Those of these jobs of which the store has such a row.
-async fn rows(store: &dyn Store, jobs: &[PlayedJob], is: impl Fn(&Job) -> bool) -> Result<BTreeSet<i64>, Error> {
+/// How many of these jobs are completed, for GitHub and in the store.
+fn completed(models: &Models, told: &Told) -> usize {
+    let recorded = told.iter().filter(|(_, (status, _))| *status == Status::Completed);
+    models.github.with(|github, _| recorded.filter(|(id, _)| github.jobs.get(id).is_some_and(is_over)).count())
+}
+
+/// Says which jobs were not completed, and how they stand.
+fn tell_missing(models: &Models, player: &Player, told: &Told) {
+    const SHOWN: usize = 20;
+    eprintln!("demo: not every job was completed within {:.0} s:", player.elapsed().as_secs_f64());
+    let lines = models.github.with(|github, _| {
+        let line = |job: &PlayedJob| {
+            let for_github = github.jobs.get(&job.id).map_or("unknown".to_owned(), |job| format!("{:?}", job.state));
+            let row = match told.get(&job.id) {
+                Some((Status::Completed, _)) if github.jobs.get(&job.id).is_some_and(is_over) => return None,
+                Some((status, Some(failure))) => format!("{} ({failure})", status.as_str()),
+                Some((status, None)) => status.as_str().to_owned(),
+                None => "not recorded".to_owned(),
+            };
+            Some(format!("job {}: {row} in the store, {for_github} for GitHub", job.id))
+        };
+        player.jobs().iter().filter_map(line).collect::<Vec<_>>()
+    });
+    lines.iter().take(SHOWN).for_each(|line| eprintln!("  {line}"));
+    if lines.len() > SHOWN {
+        eprintln!("  and {} more", lines.len() - SHOWN);
+    }
+}
+
+/// These jobs' rows.
+async fn rows(store: &dyn Store, jobs: &[PlayedJob]) -> Result<Told, Error> {
     let ids: BTreeSet<i64> = jobs.iter().map(|job| job.id).collect();
     let query = |page| HistoryQuery { start: None, end: None, page, per_page: 1000 };
-    let (mut page, mut found) = (0, BTreeSet::new());
+    let (mut page, mut found) = (0, Told::new());
     loop {
         let part = store.history(query(page)).await.map_err(|error| format!("{error:?}"))?;
-        found.extend(part.jobs.iter().filter(|job| ids.contains(&job.id.0) && is(job)).map(|job| job.id.0));
+        let ours = part.jobs.iter().filter(|job| ids.contains(&job.id.0));
+        found.extend(ours.map(|job| (job.id.0, (job.status, job.failure))));
         page += 1;
         if u64::from(page) * 1000 >= part.total {
             return Ok(found);

@@ -450,4 +450,19 @@ async fn the_demo_plays_what_a_running_ghfe_captured() {
     let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((&report["jobs"], &report["completed"]), (&9.into(), &9.into()), "{text}");
     assert!(text.contains("4 more ask for labels that the service ignores: they are left out"), "{text}");
+
+    // A delivery that names another account's installation: GitHub does not know the job there, and it is failed.
+    let mut stray: Value = serde_json::from_str(kept.lines().next().unwrap()).unwrap();
+    assert_eq!(stray["body"]["action"], "queued");
+    stray["body"]["workflow_job"]["id"] = 50.into();
+    let owner = json!({ "id": 9, "login": "other", "type": "Organization" });
+    stray["body"]["repository"] = json!({ "id": 901, "full_name": "other/repo", "owner": owner });
+    let path = file("stray.jsonl");
+    std::fs::write(&path, format!("{kept}{stray}\n")).unwrap();
+    let (code, text, errors) = run_demo(&["--once", "--speed", "60", "--capture", path.to_str().unwrap()], None).await;
+    assert_eq!(code, Some(1), "{text}\n{errors}");
+    assert!(errors.contains("  job 50: failed (job_not_found) in the store, Queued for GitHub\n"), "{errors}");
+    assert_eq!(errors.matches("  job ").count(), 1, "{errors}");
+    let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&report["jobs"], &report["completed"]), (&10.into(), &9.into()), "{text}");
 }

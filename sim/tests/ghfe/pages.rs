@@ -160,6 +160,22 @@ async fn usage_groups_what_is_active_and_shows_odd_names_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_on_several_pools_says_what_is_on_which() {
+    test(async |bed| {
+        let other = Job { pool: "cloudv10x-<jupiter>".into(), ..job(2, 7) };
+        bed.store.record(vec![job(1, 7), other]).await.unwrap();
+        let page = page(&bed, "/usage").await;
+        assert_eq!(page.matches("<section").count(), 1);
+        let text = text_of(&page);
+        for shown in ["on cloudv10x-&lt;jupiter&gt;: 1 job, 0 workers; on scw-em-rv1: 1 job, 0 workers", "Pool"] {
+            assert!(text.contains(shown), "{shown}: {text}");
+        }
+        assert_eq!(page.matches(">scw-em-rv1</td>").count(), 1, "{page}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_burst_is_counted_whole_and_shown_in_part() {
     test(async |bed| {
         bed.store.record((1..=1600).map(|id| job(id, 7)).collect()).await.unwrap();

@@ -152,18 +152,19 @@ pub(super) fn usage(usage: &Usage, now: Time) -> String {
         some(usage.workers.len(), "worker", "workers"),
     );
     for (i, ((name, _, set), (jobs, workers))) in groups.into_iter().enumerate() {
-        let of_jobs = jobs.first().map(|job| job.pool.as_str());
-        let pool = of_jobs.or_else(|| workers.first().map(|worker| worker.pool.as_str())).unwrap_or("");
+        // One entity's rules may send the same labels of different repositories to different pools.
+        let mut pools: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        jobs.iter().for_each(|job| pools.entry(job.pool.as_str()).or_default().0 += 1);
+        workers.iter().for_each(|worker| pools.entry(worker.pool.as_str()).or_default().1 += 1);
+        let counts = pools.iter().map(|(pool, (jobs, workers))| {
+            let (jobs, workers) = (some(*jobs, "job", "jobs"), some(*workers, "worker", "workers"));
+            format!("on {}: {jobs}, {workers}", Safe(pool))
+        });
+        let counts = counts.collect::<Vec<_>>().join("; ");
         out += &format!("<section aria-labelledby=\"g{i}\"><h2 id=\"g{i}\">{}</h2>\n", Safe(name));
-        out += &format!(
-            "<p>{}<span class=\"soft\">on {}: {}, {}</span></p>\n",
-            labels(set),
-            Safe(pool),
-            some(jobs.len(), "job", "jobs"),
-            some(workers.len(), "worker", "workers"),
-        );
-        out += &usage_jobs(&jobs, now);
-        out += &usage_workers(&workers, now);
+        out += &format!("<p>{}<span class=\"soft\">{counts}</span></p>\n", labels(set));
+        out += &usage_jobs(&jobs, pools.len() > 1, now);
+        out += &usage_workers(&workers, pools.len() > 1, now);
         out += "</section>\n";
     }
     out
@@ -173,7 +174,8 @@ fn caption(word: &str, count: usize) -> String {
     if count > ROWS { format!("{word}: the oldest {ROWS} of {count}") } else { word.to_owned() }
 }
 
-fn usage_jobs(jobs: &[&Job], now: Time) -> String {
+/// `pools`: whether the group has several, so that each row has to say which is its own.
+fn usage_jobs(jobs: &[&Job], pools: bool, now: Time) -> String {
     if jobs.is_empty() {
         return String::new();
     }
@@ -181,22 +183,30 @@ fn usage_jobs(jobs: &[&Job], now: Time) -> String {
         let (waited, ran) = spans(job, now);
         let runner = job.assignment.as_ref().map_or("", |it| &*it.runner);
         let (repo, runner) = (Safe(&job.repo).to_string(), Safe(runner).to_string());
-        vec![job_link(job), status(job.status, None), repo, ago(Some(job.created_at), now), waited, ran, runner]
+        let mut row =
+            vec![job_link(job), status(job.status, None), repo, ago(Some(job.created_at), now), waited, ran, runner];
+        row.extend(pools.then(|| Safe(job.pool.as_str()).to_string()));
+        row
     });
-    let columns = ["Job", "Status", "Repository", "Queued", "Waited", "Ran", "Runner"];
-    table(&caption("Jobs", jobs.len()), &columns, rows)
+    let columns = ["Job", "Status", "Repository", "Queued", "Waited", "Ran", "Runner", "Pool"];
+    table(&caption("Jobs", jobs.len()), &columns[..columns.len() - usize::from(!pools)], rows)
 }
 
-fn usage_workers(workers: &[&Worker], now: Time) -> String {
+/// See [`usage_jobs`].
+fn usage_workers(workers: &[&Worker], pools: bool, now: Time) -> String {
     if workers.is_empty() {
         return String::new();
     }
     let rows = workers.iter().take(ROWS).map(|worker| {
         let node = worker.node.as_ref().map_or("", |node| node.as_str());
         let (name, node) = (Safe(worker.name.as_str()).to_string(), Safe(node).to_string());
-        vec![name, status(worker.status, None), node, ago(Some(worker.created_at), now), ago(worker.running_at, now)]
+        let (reserved, running) = (ago(Some(worker.created_at), now), ago(worker.running_at, now));
+        let mut row = vec![name, status(worker.status, None), node, reserved, running];
+        row.extend(pools.then(|| Safe(worker.pool.as_str()).to_string()));
+        row
     });
-    table(&caption("Workers", workers.len()), &["Worker", "Status", "Node", "Reserved", "Running"], rows)
+    let columns = ["Worker", "Status", "Node", "Reserved", "Running", "Pool"];
+    table(&caption("Workers", workers.len()), &columns[..columns.len() - usize::from(!pools)], rows)
 }
 
 /// A page of jobs, in the order that the store gives them.
