@@ -177,6 +177,8 @@ pub struct Account {
     pub removed_at: i64,
     /// Suspended.
     pub suspended: bool,
+    /// When it was last suspended no more.
+    pub(crate) back_at: Option<i64>,
     /// Calls an hour.
     pub limit: u32,
     pub(crate) used: u32,
@@ -233,6 +235,7 @@ impl Sim {
             removed: false,
             removed_at: 0,
             suspended: false,
+            back_at: None,
             limit: account.limit,
             used: 0,
             reset_at: 0,
@@ -500,8 +503,11 @@ impl Sim {
             self.counts.fault(Fault::Suspended);
             let installation = self.github.accounts[account].installation;
             self.send(account, Body::Installation { action: "suspend", installation });
-        } else if self.waits_in(account) {
-            self.counts.rare(Rare::OutlivedSuspension);
+        } else {
+            self.github.accounts[account].back_at = Some(self.now);
+            if self.waits_in(account) {
+                self.counts.rare(Rare::OutlivedSuspension);
+            }
         }
         self.github.accounts[account].suspended = on;
     }

@@ -545,7 +545,9 @@ impl Sim {
         let blocked = self.github.accounts[account].blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
         // A leader whose clock is behind waits for the time that it was told by its own.
         let misled = self.judge.misled.get(&account).is_some_and(|until| self.now < *until);
-        faulty || told || misled || self.now < blocked + MINUTE + self.most_skew()
+        // That its App is suspended no more is found out by a call a minute (L7).
+        let suspended = self.github.accounts[account].back_at.is_some_and(|at| self.now - at < RECOVERY);
+        faulty || told || misled || suspended || self.now < blocked + MINUTE + self.most_skew()
     }
 
     // ---- GitHub
