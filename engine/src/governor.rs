@@ -120,8 +120,8 @@ pub struct Allowance {
     passed: u32,
     /// What blocks, or did last, is a limit.
     limited: bool,
-    /// GitHub has said that the App is suspended here, and nothing else since.
-    suspended: bool,
+    /// GitHub has said first then that the App is suspended here, and nothing else since.
+    suspended: Option<Time>,
     points: VecDeque<(Time, u32)>,
     points_sum: u32,
     polls: Share,
@@ -143,7 +143,7 @@ impl Default for Allowance {
             untold: 0,
             passed: 0,
             limited: false,
-            suspended: false,
+            suspended: None,
             points: VecDeque::new(),
             points_sum: 0,
             polls: full,
@@ -178,10 +178,10 @@ impl Allowance {
         // After a refusal that did not say until when, one call tries whether it is over, so that what has waited does
         // not trip the limit again (L7).
         // So it is while the App is suspended: one read finds out that it is back, and no runner is asked for before.
-        if self.suspended && usage == Use::Mint {
+        if self.is_suspended() && usage == Use::Mint {
             return Time::NEVER;
         }
-        let at_once = if self.is_tried() || self.suspended { 1 } else { governor.in_flight };
+        let at_once = if self.is_tried() || self.is_suspended() { 1 } else { governor.in_flight };
         // The first reading asks what is left of the hour: a new leader that began with a burst might take it from what is
         // kept for provisioning.
         let reads = matches!(usage, Use::Poll | Use::List { .. } | Use::Proof { .. });
@@ -196,7 +196,7 @@ impl Allowance {
         let (points, floor, share) = match usage {
             Use::Poll => {
                 // A suspended App's provisioning needs no reserve, and waits for this read.
-                let reserve = if self.suspended { 0 } else { governor.reserve_percent };
+                let reserve = if self.is_suspended() { 0 } else { governor.reserve_percent };
                 let rate = self.rate(governor.poll_percent, reserve, governor, now);
                 self.polls.fill(rate, now);
                 (READ_POINTS, reserve, self.polls.ready_at(1, rate, now))
@@ -233,6 +233,11 @@ impl Allowance {
 
     /// Whether the App is suspended here, as GitHub said last.
     pub fn is_suspended(&self) -> bool {
+        self.suspended.is_some()
+    }
+
+    /// Since when it is known to be, if it is.
+    pub fn suspended_since(&self) -> Option<Time> {
         self.suspended
     }
 
@@ -268,7 +273,7 @@ impl Allowance {
     /// When a JIT call that was paid for at `paid_at`, with its place among the calls under way, may be made. If that is
     /// now, its points are spent now instead of then: what GitHub counts is when the call is made.
     pub fn claim(&mut self, paid_at: Time, governor: &Governor, now: Time) -> Time {
-        if self.suspended {
+        if self.is_suspended() {
             return Time::NEVER;
         }
         if now < self.blocked.until {
@@ -332,7 +337,8 @@ impl Allowance {
         }
         // Silence says nothing of it.
         if !matches!(error, Some(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. })) {
-            self.suspended = error == Some(&GitHubError::InstallationSuspended);
+            let suspended = error == Some(&GitHubError::InstallationSuspended);
+            self.suspended = suspended.then(|| self.suspended.unwrap_or(now));
         }
         match error {
             Some(GitHubError::RateLimited { until }) => {

@@ -473,29 +473,41 @@ const CASES: &[Case] = &[
         assert_eq!(writes(bench), []);
     }),
     ("but those that GitHub has taken out of its queue by then; what runs may end by itself", |bench| {
-        polled(bench, job(1, 1));
+        // It was made long ago, and an environment's rule held it until now.
+        polled(bench, Job { created_at: START - Span::hours(100), ..job(1, 1) });
         bench.apply(Change::Job(running(2, None)));
-        bench.tick(Span(Span::hours(25).0 - Span::mins(5).0));
-        for late in [false, true] {
-            for _ in 0..4 {
-                answer(bench, || refused(GitHubError::InstallationSuspended));
-                bench.tick(Span::mins(1));
+        let (mut begun, mut failed) = (None, None);
+        for minute in 0..26 * 60 {
+            let asked = polls(bench).len();
+            answer(bench, || refused(GitHubError::InstallationSuspended));
+            begun = begun.or((asked > 0).then_some(minute));
+            let all = writes(bench);
+            if !all.is_empty() {
+                assert_eq!(all.iter().filter_map(Write::job).collect::<Vec<_>>(), [JobId(1)]);
+                failed = Some(minute);
+                break;
             }
-            let failed: Vec<_> = writes(bench).iter().filter_map(Write::job).collect();
-            assert_eq!(failed, if late { vec![JobId(1)] } else { vec![] });
-            bench.tick(Span::mins(10));
+            bench.tick(Span::mins(1));
         }
+        let after = failed.expect("it is failed") - begun.unwrap();
+        assert!((25 * 60..25 * 60 + 3).contains(&after), "{after} minutes after it was known to be suspended");
         assert!(bench.why(&Reason::Installation(JobFailure::InstallationSuspended)).is_some());
     }),
     ("and one that has left the queue on a runner meanwhile is not failed", |bench| {
         polled(bench, job(1, 1));
-        bench.tick(Span::hours(25));
-        let poll = bench.expect("a poll", |action| matches!(action, Action::PollJob { .. }));
+        answer(bench, || refused(GitHubError::InstallationSuspended));
+        let mut last = None;
+        for _ in 0..25 * 60 {
+            bench.tick(Span::mins(1));
+            last = bench.open.iter().find(|it| matches!(it.action, Action::PollJob { .. })).map(|it| it.id).or(last);
+            if bench.now < START + Span::hours(24) {
+                answer(bench, || refused(GitHubError::InstallationSuspended));
+            }
+        }
+        bench.tick(Span::mins(30));
         bench.apply(Change::Job(running(1, None)));
-        bench.answer(
-            poll.id,
-            Outcome::JobPolled { asked_at: bench.now, answer: refused(GitHubError::InstallationSuspended) },
-        );
+        let answered = Outcome::JobPolled { asked_at: bench.now, answer: refused(GitHubError::InstallationSuspended) };
+        bench.answer(last.expect("a poll"), answered);
         bench.tick(Span::secs(5));
         assert_eq!(writes(bench), []);
     }),

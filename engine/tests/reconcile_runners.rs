@@ -302,6 +302,10 @@ const CASES: &[Case] = &[
         reserved(bench, || refused(GitHubError::NameTaken), Span::secs(5));
         assert!(bench.why(&Reason::WorkerFailed(F::NameTaken)).is_some());
     }),
+    ("its App is suspended: at once", |bench| {
+        reserved(bench, || refused(GitHubError::InstallationSuspended), Span::secs(5));
+        assert!(bench.why(&Reason::WorkerFailed(F::InstallationSuspended)).is_some());
+    }),
     ("a JIT call that nobody answered makes its entry after the listing that lacked it: it is listed again", |bench| {
         reserved(bench, away, Span::secs(20));
         bench.apply(Change::Job(Job { status: Status::Completed, completed_at: Some(bench.now), ..job(1, 1) }));

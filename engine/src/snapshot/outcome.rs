@@ -233,12 +233,13 @@ impl Snapshot {
         let retry = self.now + self.timeouts.backoff;
         let Some(job) = self.jobs.get(&id) else { return };
         let next = self.now + self.poll_every(job.status, job.requeued, job.assignment());
+        let suspended = self.installations.get(&installation).and_then(|entry| entry.allowance.suspended_since());
         let finding = match &answer.result {
             Ok(view) => news(job, view, asked_at),
             Err(GitHubError::NotFound) => {
                 Some(Finding::Failed { failure: JobFailure::JobNotFound, through: installation })
             }
-            Err(GitHubError::InstallationSuspended) if is_out_of_queue(job, self.now) => {
+            Err(GitHubError::InstallationSuspended) if is_out_of_queue(job, suspended, self.now) => {
                 Some(Finding::Failed { failure: JobFailure::InstallationSuspended, through: installation })
             }
             // Its installation may have been found gone by another call meanwhile.
@@ -616,10 +617,12 @@ impl super::AppEntry {
     }
 }
 
-/// Whether GitHub has given up a waiting job by now, which it does not tell while the App is suspended. What runs may end
-/// by itself.
-fn is_out_of_queue(job: &super::JobEntry, now: Time) -> bool {
-    job.status == Status::Pending && now.since(job.created_at) >= QUEUED_AT_MOST
+/// Whether GitHub has given up a waiting job by now, which it does not tell while the App is suspended. It was queued when
+/// that began at the latest, though it may have been made long before: an environment's rule may have held it. What runs
+/// may end by itself.
+fn is_out_of_queue(job: &super::JobEntry, suspended: Option<Time>, now: Time) -> bool {
+    let waits = job.status == Status::Pending;
+    waits && suspended.is_some_and(|since| now.since(since.max(job.created_at)) >= QUEUED_AT_MOST)
 }
 
 /// What GitHub's word about a job says beyond its row.
