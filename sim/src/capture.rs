@@ -257,6 +257,17 @@ pub fn introduce(github: &mut GitHub, jobs: &[PlayedJob]) {
 mod tests {
     use super::*;
 
+    /// Rules send the same labels of several of its owners to several pools.
+    #[test]
+    fn the_built_in_capture_plays_in_simulated_time() {
+        use simulation::replay::{self, Setting};
+        let jobs = replay::read(&built_in()).unwrap();
+        let played = replay::replay(&jobs, &Setting::built_in().unwrap(), 1);
+        assert_eq!(played.outcome.broken, None);
+        assert_eq!(played.outcome.jobs.len() + played.ignored, jobs.len());
+        assert!(played.outcome.jobs.values().all(|job| job.ended.is_some()));
+    }
+
     #[test]
     fn the_built_in_capture_holds_what_the_demo_promises() {
         let jobs = read(&built_in()).unwrap();

@@ -84,7 +84,7 @@ pub fn seed(seed: u64, profile: Profile, once: bool, check: bool) -> Outcome {
                 lines.get(at).map_or("nothing".to_owned(), |(at, text)| format!("{at} {text}"))
             };
             let what = format!("event {at} differs: {} / {}", line(&one), line(&two));
-            outcome.broken = Some(Broken { invariant: "determinism", at: outcome.sim_ms, what });
+            outcome.broken = Some(Broken { invariant: DETERMINISM, at: outcome.sim_ms, what });
         }
     }
     outcome
@@ -130,6 +130,8 @@ pub fn sweep(options: &Sweep) -> Swept {
     swept
 }
 
+/// What two runs of one seed break that differ.
+const DETERMINISM: &str = "determinism";
 /// What a run that panics breaks.
 const PANIC: &str = "panic";
 
@@ -181,13 +183,19 @@ pub fn tell(plan: &Arc<Plan>, broken: &Broken) -> String {
         let _ = writeln!(text, "it panicked: {}", broken.what);
         return text;
     }
-    let outcome = run(plan, true);
+    let _ = write!(text, "{}", story(&run(plan, true).lines, broken));
+    text
+}
+
+/// What broke, and the lines of a trace about it.
+fn story(trace: &[(i64, String)], broken: &Broken) -> String {
+    let mut text = String::new();
     let _ = writeln!(text, "{} broke at {:.3} s: {}", broken.invariant, broken.at as f64 / 1000.0, broken.what);
     let named = objects(&broken.what);
     let about = |line: &&(i64, String)| {
         named.is_empty() || words(&line.1).any(|word| named.contains(&word)) || line.1.starts_with("BROKEN")
     };
-    let lines: Vec<_> = outcome.lines.iter().filter(about).collect();
+    let lines: Vec<_> = trace.iter().filter(about).collect();
     for (at, line) in lines.iter().skip(lines.len().saturating_sub(40)) {
         let _ = writeln!(text, "{:>12.3}  {line}", *at as f64 / 1000.0);
     }
@@ -322,7 +330,11 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
             }
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
             let jobs = replay::read(&text).map_err(|error| format!("{file}: {error}"))?;
-            Ok(replayed(&jobs, &settings, seed, as_json))
+            let end = replayed(&jobs, &settings, seed, as_json);
+            if end == End::Broke {
+                eprintln!("again: {again} replay {file} --seed {seed}, with the same policies");
+            }
+            Ok(end)
         }
         "draw" => {
             let seed = args.number("--seed")?.ok_or("draw wants --seed N")?;
@@ -429,9 +441,9 @@ fn replayed(jobs: &[Played], settings: &[Setting], seed: u64, as_json: bool) -> 
         print!("{}", replay::table(&all));
     }
     let mut end = End::Held;
-    for it in &all {
+    for (it, setting) in all.iter().zip(settings) {
         if let Some(broken) = &it.outcome.broken {
-            eprintln!("{}: {} broke at {} s: {}", it.name, broken.invariant, broken.at / 1000, broken.what);
+            eprint!("{}: {}", it.name, story(&replay::trace(jobs, setting, seed), broken));
             end = End::Broke;
         }
     }
@@ -518,7 +530,14 @@ fn swept_end(swept: &Swept, options: &Sweep, as_json: bool, complete: bool, agai
         eprintln!("{invariant}: {} seeds, the first {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
         let profile = profile_of(first, options.profile);
         eprint!("{}", tell(&Arc::new(draw(profile, first)), &swept.failed[&first]));
-        eprintln!("again: {again} run --seed {first} --profile {}", profile.as_str());
+        if *invariant == DETERMINISM {
+            eprintln!("again: {again} sweep --seeds {first}..{} --profile {}", first + 1, profile.as_str());
+        } else {
+            eprintln!("again: {again} run --seed {first} --profile {}", profile.as_str());
+        }
+    }
+    if !complete {
+        eprintln!("not demanded: that every fault and rare state was reached (20,000 seeds of all profiles do)");
     }
     if !missing.is_empty() {
         eprintln!("never reached: {}", missing.join(", "));

@@ -465,8 +465,11 @@ impl Sim {
             self.breaks("S9 exact-labels", what);
         }
         let world = &self.plan.world;
-        let set = world.labels.iter().position(|labels| LabelSet::new(labels) == worker.labels);
-        if set.is_some_and(|set| world.pool[world.pool_of[set]].name != worker.pool.to_string()) {
+        // Rules may send the same labels of several owners to several pools.
+        let sets =
+            world.labels.iter().zip(&world.pool_of).filter(|(labels, _)| LabelSet::new(*labels) == worker.labels);
+        let pools: Vec<&str> = sets.map(|(_, pool)| world.pool[*pool].name.as_str()).collect();
+        if !pools.is_empty() && !pools.contains(&worker.pool.as_str()) {
             let what = format!("{} [{}] is for {}, a pool of other labels", worker.name, worker.labels, worker.pool);
             self.breaks("S9 exact-labels", what);
         }

@@ -86,7 +86,8 @@ pub fn settled(mut plan: Plan) -> Plan {
         matches!(what, What::Uninstall { .. } | What::Reinstall { .. } | What::Suspend { .. } | What::Forget { .. })
     };
     plan.deed.retain(|deed| !matters(&deed.what));
-    let untold = [Fault::WebhookNoInstallation, Fault::WebhookOldInstallation];
+    // The last of these queues jobs at moments that the service's own calls choose.
+    let untold = [Fault::WebhookNoInstallation, Fault::WebhookOldInstallation, Fault::JobInTheWay];
     plan.window.retain(|window| !untold.contains(&window.fault));
     // Ended pods are no part of the end.
     plan.long = false;

@@ -290,7 +290,10 @@ impl Plan {
     }
 
     /// Whether everything that is named exists.
-    fn check(&self) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn check(&self) -> Result<(), String> {
         let world = &self.world;
         if world.labels.len() != world.pool_of.len() || world.pool_of.iter().any(|&pool| pool >= world.pool.len()) {
             return Err("world.pool_of must name a pool for each label set".to_owned());

@@ -410,6 +410,11 @@ pub fn replay(jobs: &[Played], setting: &Setting, seed: u64) -> Replayed {
     }
 }
 
+/// The same play's trace: simulated milliseconds and what happened.
+pub fn trace(jobs: &[Played], setting: &Setting, seed: u64) -> Vec<(i64, String)> {
+    run_with(&Arc::new(plan(jobs, setting, seed).0), setting.policy.clone(), true).lines
+}
+
 fn ran(job: &Served) -> Option<i64> {
     Some(job.ended? - job.started?)
 }

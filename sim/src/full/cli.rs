@@ -374,15 +374,23 @@ fn tell(swept: &Swept, binary: &PathBuf, profile: Option<Profile>, wall: f64, as
         eprintln!("  {}", swept.failed[&seeds[0]].what);
         let name = profile_of(seeds[0], profile).as_str();
         let told = Command::new(binary).args(["run", "--seed", &seeds[0].to_string(), "--profile", name]).output();
-        if let Ok(told) = told {
+        if *invariant == DETERMINISM {
+            eprintln!("again: dev/full sweep --seeds {}..{} --profile {name}", seeds[0], seeds[0] + 1);
+        } else if let Ok(told) = told {
             eprint!("{}", String::from_utf8_lossy(&told.stdout));
         }
+    }
+    if !complete {
+        eprintln!("not demanded: that every fault and rare state was reached ({COMPLETE} seeds of all profiles do)");
     }
     if !missing.is_empty() {
         eprintln!("never reached: {}", missing.join(", "));
     }
     swept.failed.is_empty() && missing.is_empty()
 }
+
+/// What two runs of one seed break that differ.
+const DETERMINISM: &str = "determinism";
 
 /// Runs a seed in two processes; two different hashes are a failure of their own.
 fn twice(binary: &PathBuf, seed: u64, profile: Option<Profile>, once: bool) -> Report {
@@ -394,7 +402,7 @@ fn twice(binary: &PathBuf, seed: u64, profile: Option<Profile>, once: bool) -> R
     let again = alone(binary, seed, profile);
     if again.hash != report.hash {
         let what = first_difference(binary, seed, profile);
-        report.broken = Some(Fault { invariant: "determinism".to_owned(), at: report.sim_ms, what });
+        report.broken = Some(Fault { invariant: DETERMINISM.to_owned(), at: report.sim_ms, what });
     }
     report
 }

@@ -72,12 +72,38 @@ impl FullPlan {
     pub fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
         if table.contains_key("plan") {
-            return toml::from_str(text).map_err(|error| error.to_string());
+            let full: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+            full.plan.check()?;
+            full.check()?;
+            return Ok(full);
         }
         let mut full = Self { ghfe: 2, trouble: Vec::new(), plan: Plan::parse(text)? };
         full.plan.world.schedulers = full.plan.world.schedulers.max(2);
         full.let_jobs_end();
         Ok(full)
+    }
+
+    /// Whether every trouble is of a node that there is, and that can have it.
+    fn check(&self) -> Result<(), String> {
+        for Trouble { at, upset, .. } in &self.trouble {
+            let exists = |node: &Node| match node {
+                Node::Scheduler(i) => usize::from(*i) < self.plan.world.schedulers,
+                Node::Ghfe(i) => usize::from(*i) < self.ghfe,
+                Node::GitHub | Node::Cluster | Node::Postgres => true,
+            };
+            let of_ours = |node: &Node| matches!(node, Node::Scheduler(_) | Node::Ghfe(_)) && exists(node);
+            let can = match upset {
+                Upset::Kill(node) => exists(node) && *node != Node::GitHub,
+                Upset::Pause(node) | Upset::Stop(node) | Upset::Clock(node, _) => of_ours(node),
+                Upset::Visit(node, _) => matches!(node, Node::Ghfe(_)) && exists(node),
+                Upset::Cut(a, b) => exists(a) && exists(b),
+                Upset::Vanish | Upset::RevokeTokens | Upset::RefuseGroups(_) | Upset::DropGroups => true,
+            };
+            if !can {
+                return Err(format!("at {at}: {upset:?} is of no node that there is, or of none that can have it"));
+            }
+        }
+        Ok(())
     }
 
     /// Where an App is uninstalled, a runner that may execute a job is given the six hours that a job may take.
