@@ -20,8 +20,8 @@ use tokio::time::Instant;
 /// without a failure: what comes and goes is two lines a minute at most, however many calls there are.
 const CALM: Duration = Duration::from_secs(60);
 /// What has not failed for so long while other calls worked does not keep a trouble alive: longer than any pause after which
-/// the engine tries again what has failed.
-const FORGOTTEN: Duration = Duration::from_secs(90);
+/// the engine tries again what has failed (two minutes, for the delivery log) and the call itself.
+const FORGOTTEN: Duration = Duration::from_secs(180);
 /// Different messages told at once within one trouble: a failure may change its face (no connection, then 503, then a
 /// refused key), but some carry a word that is never the same. From then on one in so long is told.
 const MESSAGES: usize = 3;
@@ -134,14 +134,16 @@ impl Notices {
         result: &Result<T, GitHubError>,
     ) {
         let id = installation.unwrap_or(InstallationId(0));
-        let contact = Attempt(ANY_CALL.0, id);
-        let own = Attempt(attempt, id);
+        let (contact, own) = (ANY_CALL, Attempt(attempt, id));
         let subject = Subject::Installation(app, id);
         // A suspension and an end are the installation's: any call that works shows that they are over. A refusal is what one
         // kind of call may not do, and a limit may be one kind's, too.
         let refusal = match result {
+            // Where nobody answers, any call that is answered shows that somebody does; where an error is the answer (it begins
+            // with its status), it may be this kind of call's.
             Err(GitHubError::Unavailable { message }) => {
-                return self.failed(Subject::GitHub(app), contact, attempt, message);
+                let answered = message.starts_with(|first: char| first.is_ascii_digit());
+                return self.failed(Subject::GitHub(app), if answered { own } else { contact }, attempt, message);
             }
             Err(GitHubError::RateLimited { until: Some(until) }) => Some((own, format!("{LIMIT} until {until}"))),
             Err(GitHubError::RateLimited { until: None }) => Some((own, LIMIT.to_owned())),
@@ -152,6 +154,7 @@ impl Notices {
             Err(GitHubError::NotFound | GitHubError::NameTaken | GitHubError::RunnerBusy) | Ok(_) => None,
         };
         self.worked(Subject::GitHub(app), contact);
+        self.worked(Subject::GitHub(app), own);
         match refusal {
             Some((failing, message)) => self.failed(subject, failing, attempt, &message),
             None => {
@@ -429,8 +432,8 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_never_tried_again_does_not_keep_a_trouble_alive() {
-        let calls = [(0, A, Some("away")), (1, B, Some("away")), (2, B, None), (89, B, None), (90, B, None)];
-        assert_eq!(play(&calls), lines(&[(0, "begun away"), (90, "over 90 2")]));
+        let calls = [(0, A, Some("away")), (1, B, Some("away")), (2, B, None), (179, B, None), (180, B, None)];
+        assert_eq!(play(&calls), lines(&[(0, "begun away"), (180, "over 180 2")]));
     }
 
     #[test]
@@ -488,7 +491,7 @@ pub(crate) mod tests {
     fn what_is_not_tried_any_more_is_no_trouble_now() {
         let (mut troubles, begin) = (BTreeMap::new(), Instant::now());
         note_failure(&mut troubles, Subject::Store, A, A.0, "away", begin);
-        for (seconds, open) in [(89, 1), (90, 0)] {
+        for (seconds, open) in [(179, 1), (180, 0)] {
             assert_eq!(sentences(&troubles, begin + Duration::from_secs(seconds)).len(), open);
         }
     }
@@ -509,6 +512,19 @@ pub(crate) mod tests {
             notices.github("make a JIT configuration", App::Organization, id, &Ok(()));
             assert_eq!(notices.now().is_empty(), over);
             notices.github("list runners", App::Organization, id, &Ok(()));
+        }
+    }
+
+    #[test]
+    fn silence_is_over_when_anybody_is_answered_and_an_error_when_its_own_call_works() {
+        let notices = Notices::default();
+        let away = |message: &str| Err::<(), _>(GitHubError::Unavailable { message: message.to_owned() });
+        for (message, over) in [("connection refused", true), ("500: Server Error", false)] {
+            notices.github("read the delivery log", App::Personal, None, &away(message));
+            notices.github("ask about a job", App::Personal, Some(InstallationId(601)), &Ok(()));
+            assert_eq!(notices.now().is_empty(), over, "{message}");
+            notices.github("read the delivery log", App::Personal, None, &Ok(()));
+            assert_eq!(notices.now(), Vec::<String>::new(), "{message}");
         }
     }
 

@@ -665,6 +665,7 @@ fn what_is_missing_or_not_toml_is_told_too() {
         ("pool = [5]", "pool is a whole number: give tables, each under [[pool]]"),
         ("apps = 5", "apps is no table: give the two GitHub Apps' ids under [apps]"),
         ("timeouts = []", "timeouts is no table: give seconds under [timeouts]"),
+        ("owner = [{id = 5, name = ''}, {id = 5, name = 'b'}]", "owner id 5 is listed twice: keep one entry"),
         ("rule = [{owners = 5}]", "rule.owners is no list: give a list of GitHub ids, such as [21003710]"),
     ] {
         let found = with_file(wrong);

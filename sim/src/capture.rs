@@ -8,7 +8,7 @@ use engine::{
     policy::Policy,
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::world::{
     github::{AccountKind, GitHub},
@@ -55,11 +55,18 @@ pub enum CaptureError {
     Unserved,
 }
 
+/// ghfe takes in, and so captures, bodies of which it reads next to nothing; what is not played is not looked into here either.
 #[derive(Deserialize)]
-struct Line {
+struct Line<'a> {
     at: jiff::Timestamp,
     headers: BTreeMap<String, String>,
-    body: Value,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    action: Option<String>,
 }
 
 /// A job that never ended in the capture runs this long.
@@ -71,22 +78,24 @@ pub fn read(text: &str) -> Result<Vec<PlayedJob>, CaptureError> {
     let mut ends: Vec<(i64, Value, Time)> = Vec::new();
     for (i, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let wrong = |what: String| CaptureError::Line { line: i + 1, what };
-        let line: Line = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let line: Line<'_> = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
         if line.headers.get("x-github-event").map(String::as_str) != Some("workflow_job") {
             continue;
         }
-        let action = line.body["action"].as_str().unwrap_or("").to_owned();
+        let head: Head = serde_json::from_str(line.body.get()).map_err(|error| wrong(error.to_string()))?;
+        let action = head.action.unwrap_or_default();
         if !matches!(&*action, "queued" | "completed") {
             continue;
         }
+        let body: Value = serde_json::from_str(line.body.get()).map_err(|error| wrong(error.to_string()))?;
         let at = Time(line.at.as_millisecond());
-        let id = line.body.pointer("/workflow_job/id").and_then(Value::as_i64);
-        let id = id.ok_or_else(|| wrong("workflow_job.id is missing".to_owned()))?;
+        let id = body.pointer("/workflow_job/id").and_then(Value::as_i64).filter(|id| *id > 0);
+        let id = id.ok_or_else(|| wrong("workflow_job.id is missing or not positive".to_owned()))?;
         if action == "completed" {
-            ends.push((id, line.body, at));
+            ends.push((id, body, at));
             continue;
         }
-        let job = queued(id, &line.body).ok_or_else(|| wrong("a field of the queued job is missing".to_owned()))?;
+        let job = queued(id, &body).ok_or_else(|| wrong("a field of the queued job is missing".to_owned()))?;
         jobs.entry(id).or_insert((at, job));
     }
     let start = jobs.values().map(|(at, _)| *at).min().ok_or(CaptureError::Empty)?;
@@ -268,6 +277,25 @@ mod tests {
         assert!(played.outcome.jobs.values().all(|job| job.ended.is_some()));
     }
 
+    /// ghfe answers 200 to all of these, and captures them.
+    #[test]
+    fn what_is_not_played_may_be_anything() {
+        let line = |event: &str, body: &str| {
+            format!(r#"{{"at":"2026-05-13T15:06:40Z","headers":{{"x-github-event":"{event}"}},"body":{body}}}"#) + "\n"
+        };
+        let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let odd = [
+            line("ping", r#"{"zen":1e999}"#),
+            line("push", r#"{"ref":"\ud800"}"#),
+            line("workflow_job", &deep),
+            line("workflow_job", r#"{"action":"waiting","workflow_job":-1}"#),
+        ];
+        let jobs = read(&(odd.concat() + &built_in())).unwrap();
+        assert_eq!(jobs, read(&built_in()).unwrap());
+        let negative = line("workflow_job", r#"{"action":"queued","workflow_job":{"id":-1}}"#);
+        assert_eq!(read(&negative).unwrap_err().to_string(), "line 1: workflow_job.id is missing or not positive");
+    }
+
     #[test]
     fn the_built_in_capture_holds_what_the_demo_promises() {
         let jobs = read(&built_in()).unwrap();
@@ -286,7 +314,7 @@ mod tests {
             ("{}\n", "line 1: missing field `at` at line 1 column 2"),
             (
                 "\n{\"at\":\"2026-01-01T00:00:00Z\",\"headers\":{\"x-github-event\":\"workflow_job\"},\"body\":{\"action\":\"queued\"}}",
-                "line 2: workflow_job.id is missing",
+                "line 2: workflow_job.id is missing or not positive",
             ),
         ] {
             assert_eq!(read(text).unwrap_err().to_string(), message);

@@ -151,7 +151,7 @@ fn apps(root: &mut Table<'_>, m: &mut Mistakes<'_>) -> Option<Apps> {
 
 /// Every owner, and the names of those with repositories that staging serves.
 fn owners(root: &mut Table<'_>, m: &mut Mistakes<'_>) -> (BTreeMap<OwnerId, OwnerPolicy>, BTreeSet<String>) {
-    let (mut owners, mut staged) = (BTreeMap::new(), BTreeSet::new());
+    let (mut owners, mut staged, mut ids) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     for (entries, at) in root.tables(m, "owner") {
         let name = entries.get("name").and_then(|name| name.get_ref().as_str()).unwrap_or("?");
         let mut table = Table::new(entries, at, format!("owner {name:?}: "));
@@ -164,10 +164,11 @@ fn owners(root: &mut Table<'_>, m: &mut Mistakes<'_>) -> (BTreeMap<OwnerId, Owne
         if let Some((name, _)) = name.as_ref().filter(|_| staging != Staging::No) {
             staged.insert(name.clone());
         }
-        let Some((((id, at), (name, _)), max_workers)) = id.zip(name).zip(max_workers) else { continue };
-        if owners.insert(OwnerId(id), OwnerPolicy { name, max_workers, staging }).is_some() {
+        if let Some((id, at)) = id.filter(|(id, _)| !ids.insert(*id)) {
             m.say(at, format!("owner id {id} is listed twice: keep one entry"));
         }
+        let Some((((id, _), (name, _)), max_workers)) = id.zip(name).zip(max_workers) else { continue };
+        owners.insert(OwnerId(id), OwnerPolicy { name, max_workers, staging });
     }
     (owners, staged)
 }
