@@ -505,9 +505,10 @@ const CASES: &[Case] = &[
             }
         }
         bench.tick(Span::mins(30));
-        bench.apply(Change::Job(running(1, None)));
         let answered = Outcome::JobPolled { asked_at: bench.now, answer: refused(GitHubError::InstallationSuspended) };
         bench.answer(last.expect("a poll"), answered);
+        // Read before anything is decided on that answer.
+        bench.apply(Change::Job(running(1, None)));
         bench.tick(Span::secs(5));
         assert_eq!(writes(bench), []);
     }),

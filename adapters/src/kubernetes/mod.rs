@@ -437,6 +437,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_watch_that_begins_anew_shows_that_pods_can_be_listed() {
+        let away = || Err::<(), _>(ClusterError::Unavailable { message: "away".to_owned() });
+        for (what, over) in [(WATCH_PODS, true), ("watch nodes", false)] {
+            let notices = Arc::new(Notices::default());
+            notices.cluster(LIST_PODS, &away());
+            let events = stream::iter([Ok(Event::<Pod>::InitDone)]);
+            assert!(steady(events, what, notices.clone()).next().await.is_some());
+            assert_eq!(notices.now().is_empty(), over, "{what}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_call_whose_answer_does_not_begin_is_over_and_what_follows_the_beginning_is_waited_for() {
         let limit = Duration::from_millis(50);
         let service = tower::service_fn(|request: http::Request<Body>| async move {

@@ -388,6 +388,10 @@ mod tests {
         }
         let other = sqlx::Error::Io(std::io::Error::other("a-password"));
         assert_eq!(describe(&other), "connection: other error");
+        let tls = |message: &str| describe(&sqlx::Error::Tls(message.into()));
+        assert_eq!(tls("server does not support TLS"), "the server has no TLS, which sslmode asks for");
+        assert_eq!(tls("invalid peer certificate: UnknownIssuer"), NOT_TRUSTED);
+        assert_eq!(tls("a-password"), "the TLS handshake failed");
     }
 
     #[tokio::test]

@@ -235,6 +235,23 @@ fn where_groups_are_refused_the_default_group_serves() {
     }
 }
 
+/// An installation that does not serve an organisation finds no groups there, and can make no runner: that is not asked anew
+/// after each call.
+#[test]
+fn a_call_that_finds_nothing_forgets_no_refusal() {
+    test(async |bed| {
+        bed.faults().plan("GET", "/actions/runner-groups?", 9, Fault::Before(404, Vec::new()));
+        bed.faults().plan("POST", "/generate-jitconfig", 9, Fault::Before(404, Vec::new()));
+        for _ in 0..3 {
+            assert_eq!(bed.github.mint(&org_worker(NAME)).await.result.err(), Some(GitHubError::NotFound));
+        }
+        assert_eq!(bed.calls("GET", GROUPS), 1);
+        bed.pass(Span::mins(10));
+        assert_eq!(bed.github.mint(&org_worker(NAME)).await.result.err(), Some(GitHubError::NotFound));
+        assert_eq!(bed.calls("GET", GROUPS), 2);
+    });
+}
+
 /// Where it cannot be found out whether runners of ours are elsewhere, the group that is known serves.
 #[test]
 fn an_organisation_whose_runners_never_hold_still_is_listed_by_our_group() {
