@@ -62,6 +62,19 @@ pub struct Pod {
     pub late: bool,
     /// Since when its phase has been what it is.
     pub since: i64,
+    /// Whose it is.
+    pub whose: Whose,
+}
+
+/// Who made a pod.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// The service.
+    Ours,
+    /// Somebody, in place of one of ours and under its name.
+    Replaced,
+    /// Somebody, and it is none of ours.
+    Strangers,
 }
 
 /// One node.
@@ -132,6 +145,14 @@ impl Sim {
             self.cluster.used.push(vec![0; pool.nodes.len()]);
             self.cluster.live.push(0);
         }
+    }
+
+    pub(crate) fn add_pod_of_a_stranger(&mut self, name: WorkerName, pod: Pod) {
+        if let Some((pool, node)) = pod.node {
+            self.cluster.live[pool] += 1;
+            self.cluster.used[pool][node] += 1;
+        }
+        self.cluster.pods.insert(name, pod);
     }
 
     fn pod_fact(&self, name: &WorkerName, pod: &Pod) -> PodFact {
@@ -237,6 +258,7 @@ impl Sim {
             fate,
             late: self.late_call,
             since: self.now,
+            whose: Whose::Ours,
         };
         self.judge_pod_created(worker, pool);
         let fact = self.pod_fact(name, &pod);
@@ -280,6 +302,9 @@ impl Sim {
         self.job_in_the_way(name);
         let exists = self.cluster.pods.get(name).is_some_and(|pod| pod.uid == *uid && !pod.deleting);
         if exists {
+            if self.cluster.pods.get(name).is_some_and(|pod| pod.whose == Whose::Strangers) {
+                self.judge_touched("pod", name);
+            }
             self.judge_pod_deleted(name);
             if let Some(pod) = self.cluster.pods.get_mut(name) {
                 pod.deleting = true;
@@ -439,12 +464,41 @@ impl Sim {
         self.pod_gone(&name, &uid);
     }
 
+    /// Some running pod is deleted by force, and another made under its name: who restores what was there before, say.
+    pub(crate) fn replace(&mut self) {
+        let Some(name) = self.some_running_pod() else { return };
+        self.counts.fault(Fault::NameReused);
+        self.stop_process(&name);
+        let Some(pod) = self.cluster.pods.get(&name).cloned() else { return };
+        self.pod_gone(&name, &pod.uid);
+        self.cluster.uids += 1;
+        let another = Pod {
+            uid: PodUid(Arc::from(format!("uid-{}", self.cluster.uids))),
+            phase: PodPhase::Pending,
+            node: None,
+            created: self.now / SECOND * SECOND,
+            started: None,
+            pulled: false,
+            secret: None,
+            connected: None,
+            fate: Fate::Fine,
+            late: true,
+            since: self.now,
+            whose: Whose::Replaced,
+            ..pod
+        };
+        self.cluster.live[another.pool] += 1;
+        self.cluster.pods.insert(name.clone(), another);
+        self.show_pod(&name);
+        self.place(name);
+    }
+
     fn some_running_pod(&mut self) -> Option<WorkerName> {
         let running: Vec<WorkerName> = self
             .cluster
             .pods
             .iter()
-            .filter(|(_, pod)| pod.phase == PodPhase::Running && !pod.deleting)
+            .filter(|(_, pod)| pod.phase == PodPhase::Running && !pod.deleting && pod.whose == Whose::Ours)
             .map(|(name, _)| name.clone())
             .collect();
         if running.is_empty() {

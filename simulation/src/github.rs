@@ -114,6 +114,8 @@ pub struct Entry {
     pub job: Option<i64>,
     /// From when on that shows.
     pub busy_from: i64,
+    /// It is none of ours.
+    pub strange: bool,
 }
 
 /// What a delivery says.
@@ -216,6 +218,18 @@ pub struct GitHub {
 }
 
 impl GitHub {
+    /// An entry that nobody of ours made.
+    pub(crate) fn add_stranger(&mut self, entry: Entry) {
+        let id = self.next_id();
+        self.by_name.insert(entry.name.clone(), id);
+        self.runners.insert(id, entry);
+    }
+
+    /// Entries of ours.
+    pub(crate) fn ours(&self) -> impl Iterator<Item = (&i64, &Entry)> {
+        self.runners.iter().filter(|(_, entry)| !entry.strange)
+    }
+
     /// The entry of this name.
     pub(crate) fn runner_of(&self, name: &WorkerName) -> Option<&Entry> {
         self.runners.get(self.by_name.get(name)?)
@@ -319,6 +333,7 @@ impl Sim {
 
     pub(crate) fn queue_limit(&mut self, id: i64) {
         if self.github.jobs.get(&id).is_some_and(|job| job.state == JobState::Queued) {
+            self.counts.fault(Fault::JobExpired);
             self.end_job(id);
         }
     }
@@ -376,6 +391,7 @@ impl Sim {
         entry.busy_from = now + lag;
         let name = entry.name.text().clone();
         let labels = entry.labels.clone();
+        let strange = entry.strange;
         let Some(job) = self.github.jobs.get_mut(&id) else { return };
         job.state = JobState::Running;
         job.started = Some(now / SECOND * SECOND);
@@ -386,7 +402,9 @@ impl Sim {
         if lag > 0 {
             self.counts.fault(Fault::BusyLag);
         }
-        if stolen {
+        if strange {
+            self.counts.fault(Fault::StrangerWorked);
+        } else if stolen {
             self.counts.fault(Fault::JobStolen);
             let same = |other: &&Job| other.account == account && other.repo == repo && other.labels == labels;
             if self.github.queue.iter().filter_map(|(_, id)| self.github.jobs.get(id)).any(|it| same(&it)) {
@@ -402,6 +420,10 @@ impl Sim {
             self.after(ACKNOWLEDGE, Event::Requeue { job: id, attempt, runner });
         } else {
             self.after(runs, Event::JobEnds { job: id, attempt });
+            if !strange && self.strikes(Fault::OutOfMemory) {
+                let wait = self.rng.between(0, runs - 1);
+                self.after(wait, Event::PodEnds(WorkerName::new(name), 137));
+            }
         }
     }
 
@@ -437,6 +459,10 @@ impl Sim {
         self.github.queue.remove(&(created, id));
         self.note("end", id, 0, || format!("job {id}"));
         if let Some((runner, name)) = runner {
+            if self.let_a_stranger_go_on(runner) {
+                self.send_job(id, "completed");
+                return self.assign();
+            }
             // Ephemeral: the entry goes with its one job, and the process ends.
             self.forget_runner(runner);
             let wait = self.rng.between(SECOND, 3 * SECOND);
@@ -469,7 +495,7 @@ impl Sim {
         true
     }
 
-    fn forget_runner(&mut self, id: i64) {
+    pub(crate) fn forget_runner(&mut self, id: i64) {
         self.meter_idle(id);
         if let Some(entry) = self.github.runners.remove(&id) {
             self.github.by_name.remove(&entry.name);
@@ -835,6 +861,7 @@ impl Sim {
                 idle_since: None,
                 job: None,
                 busy_from: 0,
+                strange: false,
             };
             let waited = sim.store.rows.worker(&name).map_or(0, |row| sim.plan.epoch + sim.now - row.created_at.0);
             if waited > 2 * SECOND && sim.github.accounts[account].points_sum > POINTS - 50 {
@@ -857,6 +884,11 @@ impl Sim {
             let Some(entry) = sim.github.runners.get(&id.0).filter(|it| it.entity == entity) else {
                 return (Err(GitHubError::NotFound), 1);
             };
+            if entry.strange {
+                let name = entry.name.clone();
+                sim.judge_touched("runner", &name);
+                return (Err(GitHubError::NotFound), 1);
+            }
             if entry.job.is_some() {
                 sim.counts.rare(Rare::BusyRunnerKept);
                 return (Err(GitHubError::RunnerBusy), 1);

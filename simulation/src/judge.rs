@@ -16,6 +16,7 @@ use engine::{
 };
 
 use crate::{
+    cluster::Whose,
     github::{Entry, JobState},
     register::Rare,
     run::{HOUR, MINUTE, SECOND, Sim},
@@ -143,12 +144,21 @@ struct PodLook {
     old: bool,
 }
 
+/// What a job's accepted deliveries say, all together: the same in whatever order and however often they came.
+#[derive(Debug)]
+struct Told {
+    status: Status,
+    installation: i64,
+    started: Option<Time>,
+    ended: Option<Time>,
+}
+
 /// Memory of what was, to hold what is against.
 #[derive(Debug, Default)]
 pub struct Judge {
     jobs: BTreeMap<JobId, Job>,
     workers: BTreeMap<WorkerName, Status>,
-    accepted: BTreeSet<JobId>,
+    accepted: BTreeMap<JobId, Told>,
     jit: BTreeMap<i64, PodUid>,
     repeated: BTreeMap<Arc<str>, u32>,
     /// What pools offered before each change, latest last.
@@ -249,11 +259,47 @@ impl Sim {
         }
     }
 
-    /// S1: a delivery was answered 2xx.
-    pub(crate) fn judge_accepted(&mut self, id: JobId) {
-        self.judge.accepted.insert(id);
-        if self.store.rows.job(id).is_none() {
-            self.breaks("S1 no-lost-job", format!("job {id} was accepted and is not in the store"));
+    /// S1 and S3: a delivery that says this was answered 2xx.
+    pub(crate) fn judge_accepted(&mut self, said: &Job) {
+        let id = said.id;
+        let new = Told { status: said.status, installation: said.installation.0, started: None, ended: None };
+        let told = self.judge.accepted.entry(id).or_insert(new);
+        told.status = told.status.max(said.status);
+        told.installation = told.installation.max(said.installation.0);
+        told.started = told.started.max(said.assignment.as_ref().map(|it| it.started_at));
+        told.ended = told.ended.or(said.completed_at);
+        let Told { status, installation, started, ended } = *told;
+        let Some(row) = self.store.rows.job(id) else {
+            return self.breaks("S1 no-lost-job", format!("job {id} was accepted and is not in the store"));
+        };
+        // What polls and the service itself have added since may be further on; it is never less.
+        let named = row.assignment.as_ref().map(|it| it.started_at);
+        let as_told = match status {
+            Status::Completed => row.status.is_ended() && (row.status == Status::Failed || row.completed_at == ended),
+            status => row.status >= status,
+        };
+        if !as_told || row.installation.0 < installation || named < started {
+            let what = format!(
+                "job {id} is {:?} of installation {} since {named:?}; its deliveries say {status:?} of {installation} since {started:?}",
+                row.status, row.installation
+            );
+            return self.breaks("S3 order-free", what);
+        }
+        let Some(job) = self.github.jobs.get(&id.0) else { return };
+        let same = row.entity.0 == self.entity_of(job)
+            && row.labels == job.labels
+            && row.created_at == self.abs(job.created)
+            && self.account_of(row.entity.0) == Some(job.account);
+        if !same {
+            self.breaks("S3 order-free", format!("job {id} is not what any of its deliveries say it is"));
+        }
+    }
+
+    /// S1, once more when the world is over: what was accepted is there for ever.
+    fn judge_kept(&mut self) {
+        let lost = self.judge.accepted.keys().find(|id| self.store.rows.job(**id).is_none()).copied();
+        if let Some(id) = lost {
+            self.breaks("S1 no-lost-job", format!("job {id} was accepted, and is in the store no more"));
         }
     }
 
@@ -685,7 +731,7 @@ impl Sim {
     /// S16 and S8 for a worker that is failed: is what was concluded true?
     fn judge_failure(&mut self, name: &WorkerName, failure: WorkerFailure) {
         let pod = self.cluster.pods.get(name);
-        let alive = pod.is_some_and(|pod| !pod.phase.is_ended() && !pod.deleting);
+        let alive = pod.is_some_and(|pod| !pod.phase.is_ended() && !pod.deleting && pod.whose == Whose::Ours);
         let runs_job = self.github.runner_of(name).is_some_and(|it| it.job.is_some());
         let (rare, untrue) = match failure {
             WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
@@ -981,7 +1027,7 @@ impl Sim {
             let surplus = idle && row.is_some_and(|row| self.waiting_jobs(row.entity, &row.labels) == 0);
             (id, orphan, surplus)
         };
-        let judged: Vec<_> = self.github.runners.iter().map(judged).collect();
+        let judged: Vec<_> = self.github.ours().map(judged).collect();
         for (id, orphan, surplus) in judged {
             let name = |sim: &Self| sim.github.runners.get(&id).map_or(String::new(), |it| it.name.to_string());
             self.hold("L4 orphan runner", id, orphan, CLEAN, |sim| format!("runner {} has no worker", name(sim)));
@@ -1017,7 +1063,8 @@ impl Sim {
                 name: name.clone(),
             }
         };
-        let judged: Vec<_> = self.cluster.pods.iter().map(judged).collect();
+        let ours = self.cluster.pods.iter().filter(|(_, pod)| pod.whose != Whose::Strangers);
+        let judged: Vec<_> = ours.map(judged).collect();
         let kept = GRACE + 10 * MINUTE + self.most_skew();
         for PodLook { name, key, unregistered, pending, orphan, old } in judged {
             // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
@@ -1061,14 +1108,15 @@ impl Sim {
             self.account_of(entity).is_none_or(|account| !sight.gone[account] && sight.told.contains(&entity))
         };
         let pod = |(name, pod): (&WorkerName, &crate::cluster::Pod)| {
-            pod.phase.is_ended() || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
+            let over = pod.phase.is_ended() || pod.whose == Whose::Strangers;
+            over || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
         };
         self.github.under_way == 0
             // What was not answered is still to be repeated, in its time.
             && self.github.unanswered.is_empty()
             && self.github.jobs.iter().all(job)
             && self.store.rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0))
-            && self.github.runners.values().all(|it| !free(it.entity))
+            && self.github.ours().all(|(_, it)| !free(it.entity))
             && self.cluster.pods.iter().all(pod)
     }
 
@@ -1098,7 +1146,7 @@ impl Sim {
             return false;
         };
         let quiet_for = self.now - done_at;
-        let grace = self.plan.long && !self.cluster.pods.is_empty();
+        let grace = self.plan.long && self.cluster.pods.values().any(|pod| pod.whose != Whose::Strangers);
         if quiet_for < QUIET || grace {
             return false;
         }
@@ -1114,6 +1162,7 @@ impl Sim {
         if rate > 120 {
             self.breaks("L6 quiet", format!("{rate} decisions a minute with nothing to decide"));
         }
+        self.judge_kept();
         true
     }
 
@@ -1132,7 +1181,7 @@ impl Sim {
                     .filter(|it| !it.status.is_ended())
                     .map(|it| format!("worker {} {:?}", it.name, it.status)),
             )
-            .chain(self.github.runners.values().map(|it| format!("runner {}", it.name)))
+            .chain(self.github.ours().map(|(_, it)| format!("runner {}", it.name)))
             .take(8)
             .collect();
         self.breaks("L1 done", format!("the plan's time is over, and there are {}", open.join(", ")));

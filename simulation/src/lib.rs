@@ -24,4 +24,5 @@ pub mod run;
 pub mod scheduler;
 pub mod shrink;
 pub mod store;
+pub mod strangers;
 pub mod trace;

@@ -74,6 +74,23 @@ pub struct World {
     pub labels: Vec<Vec<String>>,
     /// The pool of each label set, by index.
     pub pool_of: Vec<usize>,
+    /// Runners and pods that are not production's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strangers: Option<Strangers>,
+}
+
+/// What there is beside production's: in each account runner entries of staging's, of its own, and some that are named much
+/// like ours; in the cluster a pod of staging's that runs, and one of somebody's that has ended. Nobody may touch them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Strangers {
+    /// The accounts' own runners carry this label set, by index, and take its jobs.
+    #[serde(default)]
+    pub takes: Option<usize>,
+    /// Staging's pod holds a place of this pool, by index,
+    pub pool: usize,
+    /// until then.
+    pub until: i64,
 }
 
 /// An account.
@@ -224,6 +241,17 @@ pub enum What {
         /// By this many milliseconds.
         by: i64,
     },
+    /// A scheduler's clock runs too fast, or too slowly.
+    Drift {
+        /// Which.
+        scheduler: usize,
+        /// By so many milliseconds in ten seconds.
+        by: i64,
+        /// For how long.
+        lasts: i64,
+    },
+    /// Somebody deletes some running pod by force, and makes another of its name without its Secret.
+    Replace,
 }
 
 /// A time in which calls go wrong with some chance.
@@ -298,6 +326,12 @@ impl Plan {
         if world.labels.len() != world.pool_of.len() || world.pool_of.iter().any(|&pool| pool >= world.pool.len()) {
             return Err("world.pool_of must name a pool for each label set".to_owned());
         }
+        let strangers = world.strangers.as_ref();
+        if strangers
+            .is_some_and(|it| it.pool >= world.pool.len() || it.takes.is_some_and(|set| set >= world.labels.len()))
+        {
+            return Err("world.strangers must name a pool and a label set that there are".to_owned());
+        }
         if world.schedulers == 0 || world.schedulers > 8 {
             return Err("world.schedulers must be 1 to 8".to_owned());
         }
@@ -313,6 +347,7 @@ impl Plan {
                 | What::Pause { scheduler, .. }
                 | What::Stop { scheduler, .. }
                 | What::Clock { scheduler, .. }
+                | What::Drift { scheduler, .. }
                     if scheduler >= world.schedulers =>
                 {
                     return Err(format!("at {}: no such scheduler", deed.at));
@@ -339,7 +374,8 @@ impl What {
             What::Kill { scheduler, .. }
             | What::Pause { scheduler, .. }
             | What::Stop { scheduler, .. }
-            | What::Clock { scheduler, .. } => *scheduler == i,
+            | What::Clock { scheduler, .. }
+            | What::Drift { scheduler, .. } => *scheduler == i,
             _ => false,
         }
     }

@@ -2,7 +2,7 @@
 //! are on in earnest.
 
 use crate::{
-    plan::{Account, Deed, EPOCH, Plan, Pool, What, Window, World},
+    plan::{Account, Deed, EPOCH, Plan, Pool, Strangers, What, Window, World},
     register::Fault,
     rng::Rng,
     run::{HOUR, MINUTE, SECOND},
@@ -182,6 +182,7 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
         // Runners that nobody needs are taken away after some minutes: most of them when all else is quiet.
         plan.window.push(Window { from: 0, until: active + 20 * MINUTE, fault: Fault::JobInTheWay, chance });
     }
+    draw_more(&mut plan, profile, active);
     if plan.deed.iter().any(|deed| matches!(deed.what, What::Uninstall { .. })) {
         // Runners that nobody can be asked about are left for six hours.
         plan.end += 7 * HOUR;
@@ -255,6 +256,7 @@ fn draw_world(rng: &mut Rng, profile: Profile) -> World {
         pool,
         labels,
         pool_of,
+        strangers: None,
     }
 }
 
@@ -301,6 +303,44 @@ fn draw_windows(rng: &mut Rng, plan: &mut Plan, profile: Profile, active: i64) {
         let from = rng.between(0, (active - length).max(0));
         let until = (from + length).min(active);
         plan.window.push(Window { from, until, fault, chance: chance as u32 });
+    }
+}
+
+/// What came later than all else, each with a draw of its own: in a seed's world everything else stays as it was before.
+fn draw_more(plan: &mut Plan, profile: Profile, active: i64) {
+    let mixed = profile.is_mixed();
+    let schedulers = plan.world.schedulers as u64;
+    let own = |salt: u64| Rng::new(plan.seed ^ salt);
+    let [mut memory, mut reuse, mut drift, mut day, mut strange, mut storm] =
+        [0x0077, 0x4e5e, 0xd41f, 0xda77, 0x57a6, 0x5705].map(own);
+    if (mixed || profile == Profile::Stuck) && memory.chance(12) {
+        let chance = memory.between(5, 60) as u32;
+        plan.window.push(Window { from: 0, until: active, fault: Fault::OutOfMemory, chance });
+    }
+    if (mixed || profile == Profile::Stuck) && reuse.chance(8) {
+        plan.deed.push(Deed { at: reuse.between(0, active), what: What::Replace });
+    }
+    if (mixed || profile == Profile::Failover) && drift.chance(12) {
+        let (at, scheduler) = (drift.between(0, active / 2), drift.below(schedulers) as usize);
+        // Up to one part in a thousand: a bad quartz that nobody corrects.
+        let by = drift.between(1, 10) * if drift.chance(50) { 1 } else { -1 };
+        plan.deed.push(Deed { at, what: What::Drift { scheduler, by, lasts: active - at } });
+    }
+    if profile == Profile::Mixed && day.chance(1) {
+        // Nobody of this account gets a runner: GitHub gives its jobs up after a day.
+        let account = day.below(plan.world.account.len() as u64) as usize;
+        plan.world.account[account].cap = Some(0);
+        plan.end += 26 * HOUR;
+    }
+    if (mixed || profile == Profile::Stuck) && strange.chance(20) {
+        let sets = plan.world.labels.len() as u64;
+        let takes = strange.chance(40).then(|| strange.below(sets) as usize);
+        let pool = strange.below(plan.world.pool.len() as u64) as usize;
+        plan.world.strangers = Some(Strangers { takes, pool, until: strange.between(0, active + 10 * MINUTE) });
+    }
+    if profile == Profile::Storm && storm.chance(25) {
+        let at = storm.between(SECOND, MINUTE);
+        plan.deed.push(Deed { at, what: What::Kill { scheduler: 0, lasts: storm.between(SECOND, 20 * SECOND) } });
     }
 }
 

@@ -128,6 +128,18 @@ register! {
         ClockSkewed = "clock_skewed",
         /// An hour's calls are used up by others.
         HourUsedUp = "hour_used_up",
+        /// A container is killed for memory while its job runs.
+        OutOfMemory = "out_of_memory",
+        /// A pod is taken away and another made under its name, with a uid of its own.
+        NameReused = "name_reused",
+        /// A scheduler's clock runs too fast, or too slowly.
+        ClockDrifted = "clock_drifted",
+        /// A job was in the queue for a day, and GitHub gave it up.
+        JobExpired = "job_expired",
+        /// There are runners and pods that are not ours, some of them staging's.
+        Strangers = "strangers",
+        /// An account's own runner took a job that asks for one of ours.
+        StrangerWorked = "stranger_worked",
     }
 }
 
@@ -204,6 +216,16 @@ register! {
         LatePod = "late_pod",
         /// A runner took a job of another group while its own group waited.
         StolenServed = "stolen_served",
+        /// A scheduler was killed while a reservation of its was on its way.
+        KilledReserving = "killed_reserving",
+        /// A scheduler was killed while a JIT call of its was on its way.
+        KilledMinting = "killed_minting",
+        /// A scheduler was killed while a pod of its was on its way.
+        KilledCreatingPod = "killed_creating_pod",
+        /// A scheduler was killed while a Secret of its was on its way.
+        KilledCreatingSecret = "killed_creating_secret",
+        /// A scheduler was killed in a storm, with dozens of deliveries on their way.
+        KilledInStorm = "killed_in_storm",
     }
 }
 

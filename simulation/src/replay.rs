@@ -337,6 +337,7 @@ pub fn plan(jobs: &[Played], setting: &Setting, seed: u64) -> (Plan, usize) {
             .collect(),
         labels: sets.iter().map(|(set, _)| set.iter().map(str::to_owned).collect()).collect(),
         pool_of: sets.iter().map(|(_, pool)| *pool).collect(),
+        strangers: None,
     };
     let plan = Plan {
         seed,

@@ -8,6 +8,7 @@ use engine::{
 };
 
 use crate::{
+    cluster::Whose,
     github::JobState,
     judge::Broken,
     register::Counts,
@@ -134,10 +135,10 @@ impl Outcome {
             ends.insert(id, End { done: job.state == JobState::Done, row });
         }
         let workers = sim.store.rows.workers().filter(|it| !it.status.is_ended());
-        let pods = sim.cluster.pods.iter().filter(|(_, pod)| !pod.phase.is_ended());
+        let pods = sim.cluster.pods.iter().filter(|(_, pod)| !pod.phase.is_ended() && pod.whose != Whose::Strangers);
         let left = workers
             .map(|it| format!("worker {} {:?}", it.name, it.status))
-            .chain(sim.github.runners.values().map(|it| format!("runner {}", it.name)))
+            .chain(sim.github.ours().map(|(_, it)| format!("runner {}", it.name)))
             .chain(pods.map(|(name, pod)| format!("pod {name} {:?}", pod.phase)))
             .collect();
         Self {

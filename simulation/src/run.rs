@@ -134,6 +134,15 @@ pub enum Event {
     Start(usize),
     /// A scheduler goes on.
     Resume(usize),
+    /// A scheduler's clock is off by a little more.
+    Drift {
+        /// Whose.
+        scheduler: usize,
+        /// By so many milliseconds more.
+        by: i64,
+        /// It goes on until then.
+        until: i64,
+    },
     /// Liveness is looked at.
     Look,
 }
@@ -143,7 +152,7 @@ impl Event {
     /// a scheduler knows.
     fn touches_the_world(&self) -> bool {
         match self {
-            Event::To { .. } | Event::Look => false,
+            Event::To { .. } | Event::Look | Event::Drift { .. } => false,
             Event::Reach { action, .. } => !action_only_reads(action),
             _ => true,
         }
@@ -302,6 +311,7 @@ impl Sim {
         };
         sim.set_up_github();
         sim.set_up_cluster();
+        sim.set_up_strangers();
         sim.set_up_schedulers();
         for (i, deed) in plan.deed.iter().enumerate() {
             sim.after(deed.at, Event::Deed(i));
@@ -348,6 +358,7 @@ impl Sim {
             Event::Write { scheduler, term, epoch, batch } => self.write_batch(scheduler, term, epoch, batch),
             Event::Start(scheduler) => self.start(scheduler),
             Event::Resume(scheduler) => self.resume(scheduler),
+            Event::Drift { scheduler, by, until } => self.drift(scheduler, by, until),
             Event::Look => {
                 self.done = self.look();
                 self.after(LOOK, Event::Look);
@@ -390,6 +401,11 @@ impl Sim {
             What::Pause { scheduler, lasts } => self.pause(scheduler, lasts),
             What::Stop { scheduler, lasts } => self.stop(scheduler, lasts),
             What::Clock { scheduler, by } => self.jump(scheduler, by),
+            What::Drift { scheduler, by, lasts } => {
+                self.counts.fault(Fault::ClockDrifted);
+                self.drift(scheduler, by, self.now + lasts);
+            }
+            What::Replace => self.replace(),
         }
     }
 

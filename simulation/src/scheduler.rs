@@ -30,6 +30,12 @@ const READ_PAUSE: i64 = 2 * SECOND;
 const CALL_LIMIT: i64 = 30 * SECOND;
 const FINISH: i64 = 20 * SECOND;
 const WRITES_AT_ONCE: usize = 500;
+/// How often a clock that drifts is off by more.
+const DRIFT_STEP: i64 = 10 * SECOND;
+/// So many deliveries on their way at once are a storm.
+const STORM: usize = 30;
+/// Longer than this after it was told to, no process is to be there (L9).
+const EXITS: i64 = 30 * SECOND;
 
 /// One process.
 #[derive(Debug, Default)]
@@ -73,6 +79,8 @@ pub struct Scheduler {
     watching: bool,
     seen_at: i64,
     stopping: Option<i64>,
+    /// Since when it has known that it is to stop: not while it stood still.
+    told_to_stop: i64,
     /// Installations it was told not to call, by its own clock.
     blocked: BTreeMap<InstallationId, Time>,
     /// Installations of which the last answer said that the App is suspended there.
@@ -427,6 +435,9 @@ impl Sim {
             return;
         }
         self.counts.fault(Fault::Killed);
+        if self.github.under_way >= STORM {
+            self.rare(Rare::KilledInStorm);
+        }
         self.note("killed", s as i64, 0, || format!("scheduler {s}"));
         self.gone(s);
         self.after(lasts, Event::Start(s));
@@ -465,6 +476,7 @@ impl Sim {
 
     pub(crate) fn resume(&mut self, s: usize) {
         self.schedulers[s].paused = false;
+        self.schedulers[s].told_to_stop = self.now;
         for event in core::mem::take(&mut self.schedulers[s].held) {
             self.after(0, event);
         }
@@ -476,6 +488,7 @@ impl Sim {
         }
         self.counts.fault(Fault::Stopped);
         self.schedulers[s].stopping = Some(self.now + FINISH);
+        self.schedulers[s].told_to_stop = self.now;
         self.after(lasts.max(FINISH + SECOND), Event::Start(s));
         self.to(s, 0, Inbox::Finish);
     }
@@ -488,6 +501,13 @@ impl Sim {
             return self.to(s, 100, Inbox::Finish);
         }
         let epoch = process.epoch;
+        let took = self.now - process.told_to_stop;
+        // Where calls are answered, none is given up.
+        let hurried = under_way > 0 && self.plan.window.is_empty();
+        if took > EXITS || hurried {
+            let what = format!("scheduler {s} ends after {} s with {under_way} calls under way", took / SECOND);
+            self.breaks("L9 stops in time", what);
+        }
         self.renew_no_more(s);
         if let Some(epoch) = epoch {
             self.store_releases(epoch);
@@ -505,6 +525,14 @@ impl Sim {
     pub(crate) fn jump(&mut self, s: usize, by: i64) {
         self.counts.fault(Fault::ClockJumped);
         self.schedulers[s].offset += by;
+    }
+
+    /// A clock that runs wrongly is off by a little more every ten seconds.
+    pub(crate) fn drift(&mut self, s: usize, by: i64, until: i64) {
+        self.schedulers[s].offset += by;
+        if self.now + DRIFT_STEP <= until {
+            self.after(DRIFT_STEP, Event::Drift { scheduler: s, by, until });
+        }
     }
 
     // ---- views
@@ -758,6 +786,9 @@ impl Sim {
                 mute,
             });
         }
+        if !listens {
+            self.cut_short(s, &action);
+        }
         if !listens && self.rng.chance(50) {
             return;
         }
@@ -772,6 +803,18 @@ impl Sim {
         }
         let wait = if is_github(&action) { self.rng.between(20, 300) } else { self.rng.between(2, 40) };
         self.to(s, wait, Inbox::Answer(id, Box::new(action), Box::new(outcome)));
+    }
+
+    /// A call whose caller is no more: at which step of provisioning was that killed?
+    fn cut_short(&mut self, s: usize, action: &Action) {
+        let step = match action {
+            _ if self.schedulers[s].alive => return,
+            Action::MintJit(_) => Rare::KilledMinting,
+            Action::CreatePod(_) => Rare::KilledCreatingPod,
+            Action::CreateSecret { .. } => Rare::KilledCreatingSecret,
+            _ => return,
+        };
+        self.rare(step);
     }
 
     fn effect(&mut self, s: usize, action: &Action) -> Outcome {
@@ -838,6 +881,12 @@ impl Sim {
         let listens = process.alive && process.term == term;
         if process.paused && listens && self.rng.chance(50) {
             return self.schedulers[s].held.push(Event::Write { scheduler: s, term, epoch, batch });
+        }
+        if !listens
+            && batch.iter().any(|(_, write)| matches!(write, Write::Reserve { .. }))
+            && !self.schedulers[s].alive
+        {
+            self.rare(Rare::KilledReserving);
         }
         if !listens && self.rng.chance(50) {
             return;

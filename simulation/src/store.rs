@@ -44,13 +44,14 @@ impl Sim {
 
     pub(crate) fn store_records(&mut self, row: Job) -> u16 {
         let id = row.id;
+        let said = row.clone();
         let recorded = self.statement(|sim| {
             sim.store.rows.record(row);
             sim.judge_job_row(id);
             sim.notify();
         });
         if recorded.is_ok() {
-            self.judge_accepted(id);
+            self.judge_accepted(&said);
             200
         } else {
             503

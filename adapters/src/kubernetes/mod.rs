@@ -15,7 +15,7 @@ use std::{
 
 use engine::{
     facts::{ClusterError, Node as NodeFact, Pod as PodFact, PodListing, Worker},
-    ids::{PodUid, Time, WorkerName},
+    ids::{PodUid, Span, Time, WorkerName},
 };
 use futures::{
     StreamExt, TryStreamExt,
@@ -58,6 +58,9 @@ const WATCH_PODS: &str = "watch pods";
 pub(crate) const LIST_PODS: &str = "list pods";
 /// The pause after a broken watch, and the longest one: a cluster that comes back is seen within half a minute.
 const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
+/// A watch that has brought nothing but errors for this long begins anew, with a listing: one that cannot be resumed shows
+/// nothing, however long it is tried, and what it showed last grows old.
+const RELIST: Span = Span::secs(60);
 
 /// A listing whose later pages have become too old begins anew this often, and then is an error.
 const LISTINGS: usize = 3;
@@ -185,9 +188,10 @@ impl KubernetesClient {
     }
 
     fn watch_pods(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
-        let events = watcher(self.pods(), watcher::Config::default().labels(&Self::selector()));
+        let pods = self.pods();
+        let events = move || watcher(pods.clone(), watcher::Config::default().labels(&Self::selector()));
         let collect = Collect { clock: self.clock.clone(), asked_at: Time::ZERO, items: Vec::new() };
-        steady(events, WATCH_PODS, notices)
+        steady(fresh(events, self.clock.clone()), WATCH_PODS, notices)
             .scan(collect, |collect, event| {
                 let out = collect.pod_event(event);
                 std::future::ready(Some(out))
@@ -198,8 +202,8 @@ impl KubernetesClient {
 
     fn watch_nodes(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let events = watcher(nodes, watcher::Config::default().labels(BOARD_NODE_LABEL));
-        steady(events, "watch nodes", notices)
+        let events = move || watcher(nodes.clone(), watcher::Config::default().labels(BOARD_NODE_LABEL));
+        steady(fresh(events, self.clock.clone()), "watch nodes", notices)
             .scan(Vec::new(), |listed, event| std::future::ready(Some(node_event(listed, event))))
             .filter_map(std::future::ready)
             .boxed()
@@ -229,6 +233,41 @@ impl Backoff for Pause {
         if self.up.swap(false, Ordering::Relaxed) {
             self.next = WATCH_PAUSE.0;
         }
+    }
+}
+
+/// The events of one watch after the other: the next begins when one has brought nothing but errors for [`RELIST`].
+fn fresh<K, S>(begin: impl Fn() -> S + Send + 'static, clock: Clock) -> BoxStream<'static, watcher::Result<Event<K>>>
+where
+    K: kube::Resource + Clone + Send + 'static,
+    S: stream::Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+{
+    let first = Box::pin(begin());
+    stream::unfold((first, Errors::default(), begin, clock), |(mut events, mut errors, begin, clock)| async move {
+        let event = events.next().await?;
+        match &event {
+            // It says that it is about to list before it has reached anybody.
+            Ok(Event::Init) => {}
+            Ok(_) => errors = Errors::default(),
+            Err(_) if errors.last_for_long(clock()) => (events, errors) = (Box::pin(begin()), Errors::default()),
+            Err(_) => {}
+        }
+        Some((event, (events, errors, begin, clock)))
+    })
+    .boxed()
+}
+
+/// Errors of a watch with nothing between them: since when, and the last one.
+#[derive(Default)]
+struct Errors(Option<(Time, Time)>);
+
+impl Errors {
+    /// Notes one more, and tells whether there has been nothing else for [`RELIST`]. A watch that is resumed says nothing of
+    /// it, but then its next error is not soon.
+    fn last_for_long(&mut self, now: Time) -> bool {
+        let since = self.0.filter(|(_, last)| now.since(*last) < RELIST).map_or(now, |(since, _)| since);
+        self.0 = Some((since, now));
+        now.since(since) >= RELIST
     }
 }
 

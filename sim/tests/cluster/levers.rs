@@ -298,6 +298,31 @@ fn a_broken_watch_goes_on_where_its_bookmark_was() {
 }
 
 #[test]
+fn a_watch_that_cannot_be_resumed_lists_anew() {
+    against_model("a_watch_that_cannot_be_resumed_lists_anew", async |bed, model| {
+        model.with(|cluster, now| cluster.set_node("board-1", BOARD, 1, now));
+        let mut events = bed.cluster.watch(Default::default());
+        bed.sees(&mut events, "the node", |event| matches!(event, ClusterEvent::Nodes(nodes) if nodes[0].usable)).await;
+        // Watches are refused from now on, and listings are not.
+        model.models.cluster.faults.plan("GET", "watch=true", usize::MAX, Fault::Before(500, Vec::new()));
+        model.models.cluster.cut_watches();
+        model.with(|cluster, _| cluster.edit_node("board-1", |node| node.ready = false));
+        // The client's pauses are of half a second and more; between two of its attempts some of the world's seconds pass.
+        let time_passes = async {
+            loop {
+                model.pass(Span::secs(10));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        let lost = |event: &ClusterEvent| matches!(event, ClusterEvent::Nodes(nodes) if !nodes[0].usable);
+        tokio::select! {
+            _ = bed.sees(&mut events, "that the node is lost, by a listing", lost) => {}
+            () = time_passes => {}
+        }
+    });
+}
+
+#[test]
 fn a_watch_survives_the_cluster_being_away() {
     against_model("a_watch_survives_the_cluster_being_away", async |bed, model| {
         let mut events = bed.cluster.watch(Default::default());
