@@ -163,15 +163,12 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
         name: format!("{} {seed}", profile.as_str()),
         epoch: EPOCH + rng.between(0, 1000),
         quiet_at: active,
-        end: active + 5 * HOUR,
+        end: 0,
         long: rng.chance(if profile.is_mixed() { 4 } else { 0 }),
         world,
         deed: Vec::new(),
         window: Vec::new(),
     };
-    if plan.long {
-        plan.end += 8 * HOUR;
-    }
     draw_jobs(&mut rng, &mut plan, profile, jobs, spread);
     draw_windows(&mut rng, &mut plan, profile, active);
     draw_troubles(&mut rng, &mut plan, profile, active);
@@ -182,18 +179,18 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
         // Runners that nobody needs are taken away after some minutes: most of them when all else is quiet.
         plan.window.push(Window { from: 0, until: active + 20 * MINUTE, fault: Fault::JobInTheWay, chance });
     }
-    if plan.deed.iter().any(|deed| matches!(deed.what, What::Uninstall { .. })) {
-        // Runners that nobody can be asked about are left for six hours.
-        plan.end += 7 * HOUR;
-    }
-    // Even one board after the other.
-    plan.end += plan
-        .deed
-        .iter()
-        .map(|deed| if let What::Queue { runs, .. } = deed.what { runs + MINUTE } else { 0 })
-        .sum::<i64>();
+    plan.end = enough_time(&plan);
     plan.deed.sort_by_key(|deed| deed.at);
     plan
+}
+
+/// An end by which all of a plan's jobs are over, even one board after the other: milliseconds after the world's start.
+pub fn enough_time(plan: &Plan) -> i64 {
+    // Runners that nobody can be asked about are left for six hours.
+    let uninstalled = plan.deed.iter().any(|deed| matches!(deed.what, What::Uninstall { .. }));
+    let work = plan.deed.iter().map(|deed| if let What::Queue { runs, .. } = deed.what { runs + MINUTE } else { 0 });
+    let hours = 5 + if plan.long { 8 } else { 0 } + if uninstalled { 7 } else { 0 };
+    plan.quiet_at + hours * HOUR + work.sum::<i64>()
 }
 
 fn draw_world(rng: &mut Rng, profile: Profile) -> World {
