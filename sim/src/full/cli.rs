@@ -18,7 +18,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use simulation::{cli::profile_of, profile::Profile};
+use simulation::{
+    cli::profile_of,
+    plan::Plan,
+    profile::Profile,
+    run::SECOND,
+    shrink::{approach, attempt, digits, leave_out_of, shrink_by, size},
+};
 
 use super::{
     run::{Outcome, run},
@@ -486,21 +492,25 @@ fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
     let fails = |plan: &FullPlan| try_out(plan).is_some_and(|broken| broken.invariant == first.invariant);
     let name = best.plan.name.clone();
     loop {
-        let before = (best.trouble.len(), simulation::shrink::size(&best.plan));
-        for at in (0..best.trouble.len()).rev() {
-            let mut smaller = best.clone();
-            smaller.trouble.remove(at);
-            if fails(&smaller) {
-                best = smaller;
-            }
+        let before = weight(&best);
+        leave_out_of(&mut best, |full| &mut full.trouble, &fails);
+        while attempt(&mut best, &fails, |full| full.ghfe = (full.ghfe - 1).max(1)) {}
+        for i in 0..best.trouble.len() {
+            let goal = best.trouble[i].lasts.min(SECOND);
+            approach(&mut best, |full| &mut full.trouble[i].lasts, goal, &fails);
         }
         let around = best.clone();
-        best.plan = simulation::shrink::shrink_by(
+        // Liveness is demanded when troubles are over.
+        let troubled = around.trouble.iter().map(|it| it.at + it.lasts).max().unwrap_or(0);
+        let is_quiet = |plan: &Plan| plan.quiet_at >= troubled.min(around.plan.quiet_at);
+        best.plan = shrink_by(
             &best.plan,
-            |plan| fails(&FullPlan { plan: plan.clone(), ..around.clone() }),
-            |plan| eprintln!("down to {}", simulation::shrink::size(plan)),
+            |plan| is_quiet(plan) && fails(&FullPlan { plan: plan.clone(), ..around.clone() }),
+            |plan| eprintln!("down to {}", weight(&FullPlan { plan: plan.clone(), ..around.clone() })),
         );
-        if (best.trouble.len(), simulation::shrink::size(&best.plan)) == before {
+        // A world that names what it no longer has is none.
+        FullPlan::parse(&text).ok()?;
+        if weight(&best) >= before {
             break;
         }
     }
@@ -540,3 +550,9 @@ fn first_difference(binary: &PathBuf, seed: u64, profile: Profile) -> String {
     }
     "two runs came to different hashes, and two more did not".to_owned()
 }
+/// What is left of a world, as [`size`] counts it.
+fn weight(full: &FullPlan) -> usize {
+    let troubles = full.trouble.iter().map(|trouble| 1 + digits(trouble.lasts));
+    troubles.sum::<usize>() + full.ghfe + size(&full.plan)
+}
+
