@@ -13,7 +13,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ use simulation::{
 };
 
 use super::{
-    run::{Outcome, run},
+    run::{Outcome, PROGRESS, run},
     trouble::{self, FullPlan},
     world::Keeps,
 };
@@ -46,6 +46,8 @@ LOGLEVEL in the environment: also show the service's own log on stderr";
 const STORY: usize = 30;
 /// A sweep shorter than this cannot reach everything.
 const COMPLETE: u64 = 5_000;
+/// How often whoever waits is told how far it is.
+const TELL: Duration = Duration::from_secs(10);
 
 /// One run's end, as one process tells another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -209,6 +211,9 @@ fn one(plan: FullPlan, trace: Option<&str>, report: bool, again: &str) -> Result
         (None, true) => Keeps::Nothing,
         (None, false) => Keeps::Recent,
     };
+    if !report {
+        tell_how_far(name.clone());
+    }
     let outcome = run(plan, keys, keeps);
     let wall = begun.elapsed().as_secs_f64();
     if let Some(file) = trace {
@@ -240,6 +245,18 @@ fn one(plan: FullPlan, trace: Option<&str>, report: bool, again: &str) -> Result
     }
     println!("again: {again}");
     Ok(false)
+}
+
+/// Says on stderr, now and then, how far this process's run is.
+fn tell_how_far(name: String) {
+    thread::spawn(move || {
+        loop {
+            thread::sleep(TELL);
+            let (jobs, over) = (PROGRESS.jobs.load(Ordering::Relaxed), PROGRESS.over.load(Ordering::Relaxed));
+            let seconds = PROGRESS.sim_ms.load(Ordering::Relaxed) / SECOND;
+            eprintln!("{name}: {seconds} simulated seconds, {over} of {jobs} jobs over");
+        }
+    });
 }
 
 /// The last lines about what a failure names, and about the world as a whole.
@@ -339,7 +356,7 @@ fn sweep(mut args: Args) -> Result<bool, String> {
         if first && !swept.failed.is_empty() {
             next.store(to, Ordering::Relaxed);
         }
-        if told.elapsed().as_secs() >= 10 {
+        if told.elapsed() >= TELL {
             told = Instant::now();
             eprintln!("{} of {} seeds, {} failed", swept.seeds, to - from, swept.failed.len());
         }
@@ -447,12 +464,19 @@ fn variants(seeds: Range<u64>) -> Result<bool, String> {
         std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(report(&binary, &["scenario", &file.to_string_lossy()]))
     };
-    let (mut held, mut worlds) = (true, 0);
+    let (mut failed, mut worlds, mut told) = (0, 0, Instant::now());
+    let count = seeds.end - seeds.start;
     for seed in seeds {
         let base = trouble::calm(seed);
-        let all = std::iter::once(("as it is", base.clone())).chain(trouble::variants(&base));
+        let others = trouble::variants(&base);
+        let of = count * (1 + others.len() as u64);
+        let all = std::iter::once(("as it is", base.clone())).chain(others);
         let mut expected = None;
         for (what, plan) in all {
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                eprintln!("{worlds} of {of} worlds, {failed} failed");
+            }
             let report = run(&plan)?;
             worlds += 1;
             let (ends, left) = report.ends;
@@ -463,7 +487,7 @@ fn variants(seeds: Range<u64>) -> Result<bool, String> {
                 None if left > 0 => format!("{left} runners, pods and workers are left over"),
                 None => continue,
             };
-            held = false;
+            failed += 1;
             let kept = std::env::temp_dir().join(format!("full-variant-{seed}-{}.toml", what.replace(' ', "-")));
             // The attempt itself failed where this does, and the world can be drawn again.
             let _ = std::fs::copy(&file, &kept);
@@ -473,7 +497,7 @@ fn variants(seeds: Range<u64>) -> Result<bool, String> {
     // A small file among temporary ones.
     let _ = std::fs::remove_file(&file);
     println!("{worlds} worlds");
-    Ok(held)
+    Ok(failed == 0)
 }
 
 /// Leaves out of a failing world what it does not need to fail, each attempt in a process of its own.
@@ -482,6 +506,8 @@ fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
     let draft = std::env::temp_dir().join(format!("full-shrink-{}.toml", std::process::id()));
     let try_out = |plan: &FullPlan| -> Option<Fault> {
         let text = toml::to_string(plan).ok()?;
+        // A world that names what it no longer has is none.
+        FullPlan::parse(&text).ok()?;
         std::fs::write(&draft, text).ok()?;
         report(&binary, &["scenario", &draft.to_string_lossy()]).broken
     };
@@ -508,8 +534,6 @@ fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
             |plan| is_quiet(plan) && fails(&FullPlan { plan: plan.clone(), ..around.clone() }),
             |plan| eprintln!("down to {}", weight(&FullPlan { plan: plan.clone(), ..around.clone() })),
         );
-        // A world that names what it no longer has is none.
-        FullPlan::parse(&text).ok()?;
         if weight(&best) >= before {
             break;
         }
@@ -524,6 +548,12 @@ fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
         None => print!("{text}"),
     }
     Ok(false)
+}
+
+/// What is left of a world, as [`size`] counts it.
+fn weight(full: &FullPlan) -> usize {
+    let troubles = full.trouble.iter().map(|trouble| 1 + digits(trouble.lasts));
+    troubles.sum::<usize>() + full.ghfe + size(&full.plan)
 }
 
 /// Runs a seed twice more with its text, and names the first event that differs.
@@ -550,9 +580,3 @@ fn first_difference(binary: &PathBuf, seed: u64, profile: Profile) -> String {
     }
     "two runs came to different hashes, and two more did not".to_owned()
 }
-/// What is left of a world, as [`size`] counts it.
-fn weight(full: &FullPlan) -> usize {
-    let troubles = full.trouble.iter().map(|trouble| 1 + digits(trouble.lasts));
-    troubles.sum::<usize>() + full.ghfe + size(&full.plan)
-}
-

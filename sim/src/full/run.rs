@@ -1,6 +1,13 @@
 //! One run: a world, from its start to its end.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use madsim::runtime::{Handle, Runtime};
 use simulation::{judge::Broken, register::Fault};
@@ -12,12 +19,41 @@ use super::{
     trouble::FullPlan,
     world::{Keeps, World},
 };
-use crate::credentials::ModelKey;
+use crate::{credentials::ModelKey, world::github::JobState};
 
 /// How often liveness is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// How often the real runtime's timers are looked after when nothing else does.
 const PUMP: Duration = Duration::from_millis(500);
+
+/// How far the run is, for whoever waits for it: a thread outside of the simulation reads this.
+pub static PROGRESS: Progress = Progress::new();
+
+/// How far a run is.
+pub struct Progress {
+    /// Simulated milliseconds.
+    pub sim_ms: AtomicI64,
+    /// Jobs that GitHub has had so far.
+    pub jobs: AtomicUsize,
+    /// Those of them that are over.
+    pub over: AtomicUsize,
+}
+
+impl Progress {
+    const fn new() -> Self {
+        Self { sim_ms: AtomicI64::new(0), jobs: AtomicUsize::new(0), over: AtomicUsize::new(0) }
+    }
+
+    fn note(&self, world: &World) {
+        let (jobs, over) = world.github.peek(|github| {
+            let over = github.jobs.values().filter(|job| matches!(job.state, JobState::Completed(_)));
+            (github.jobs.len(), over.count())
+        });
+        self.sim_ms.store(world.now(), Ordering::Relaxed);
+        self.jobs.store(jobs, Ordering::Relaxed);
+        self.over.store(over, Ordering::Relaxed);
+    }
+}
 
 /// What a run came to.
 pub struct Outcome {
@@ -109,6 +145,7 @@ async fn live(world: &Arc<World>) {
             _ = over.wait_for(|over| *over) => return,
             () = sleep(LOOK) => {}
         }
+        PROGRESS.note(world);
         if judge::look(world) {
             return;
         }
