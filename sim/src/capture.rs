@@ -277,6 +277,26 @@ mod tests {
         assert!(played.outcome.jobs.values().all(|job| job.ended.is_some()));
     }
 
+    /// The file that `simulation` has its jobs of the profile `capture` from.
+    fn compact() -> String {
+        simulation::replay::write(&simulation::replay::read(&built_in()).unwrap())
+    }
+
+    #[test]
+    fn the_fast_depth_has_the_built_in_capture() {
+        let how = "write it anew: cargo test -p sim --lib -- --ignored writes_the_fast_depths_capture";
+        let theirs = simulation::capture::CAPTURE;
+        assert!(simulation::replay::read(theirs) == simulation::replay::read(&built_in()), "{how}");
+        assert!(theirs == compact(), "{how}");
+    }
+
+    #[test]
+    #[ignore = "writes a file of the repository"]
+    fn writes_the_fast_depths_capture() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../simulation/data/capture.jsonl");
+        std::fs::write(file, compact()).unwrap();
+    }
+
     /// ghfe answers 200 to all of these, and captures them.
     #[test]
     fn what_is_not_played_may_be_anything() {

@@ -59,11 +59,14 @@ pub struct Swept {
     pub hash: u64,
 }
 
-/// The profile of a seed in a sweep over all of them: every second one is mixed.
+/// The profile of a seed in a sweep over all of them: every second one is mixed, and every thirty-second has its jobs from
+/// a capture.
 pub fn profile_of(seed: u64, profile: Option<Profile>) -> Profile {
     profile.unwrap_or_else(|| {
         if seed.is_multiple_of(2) {
             Profile::Mixed
+        } else if seed % 32 == 31 {
+            Profile::Capture
         } else {
             Profile::IN_TURN[(seed / 2 % Profile::IN_TURN.len() as u64) as usize]
         }

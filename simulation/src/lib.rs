@@ -7,6 +7,7 @@
 //! Nothing here reads a clock, draws from the system's randomness, or iterates over anything unordered: the same plan
 //! gives the same events, and the same hash over them.
 
+pub mod capture;
 pub mod cli;
 pub mod cluster;
 pub mod github;

@@ -368,6 +368,40 @@ impl Plan {
 }
 
 impl What {
+    /// For how long it is done, in milliseconds; 0 of what is done at once.
+    pub fn lasts(&self) -> i64 {
+        match self {
+            What::NodeLost { lasts, .. }
+            | What::Cordon { lasts, .. }
+            | What::Suspend { lasts, .. }
+            | What::Kill { lasts, .. }
+            | What::Pause { lasts, .. }
+            | What::Stop { lasts, .. }
+            | What::Drift { lasts, .. } => *lasts,
+            _ => 0,
+        }
+    }
+
+    /// The account that it is about, by index.
+    pub fn account_mut(&mut self) -> Option<&mut usize> {
+        match self {
+            What::Queue { account, .. }
+            | What::Uninstall { account }
+            | What::Reinstall { account, .. }
+            | What::Suspend { account, .. }
+            | What::UseUp { account } => Some(account),
+            _ => None,
+        }
+    }
+
+    /// The node that it is about: its pool and its place there.
+    pub fn node_mut(&mut self) -> Option<&mut (usize, usize)> {
+        match self {
+            What::NodeLost { node, .. } | What::Cordon { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
     /// Whether it is about this scheduler.
     pub fn names_scheduler(&self, i: usize) -> bool {
         match self {

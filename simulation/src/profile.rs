@@ -2,6 +2,7 @@
 //! are on in earnest.
 
 use crate::{
+    capture,
     plan::{Account, Deed, EPOCH, Plan, Pool, Strangers, What, Window, World},
     register::Fault,
     rng::Rng,
@@ -31,11 +32,13 @@ pub enum Profile {
     Upgrade,
     /// Twenty jobs on five nodes, and anything may go wrong: the world that speed is measured in.
     Twenty,
+    /// Jobs as they once came (`capture.rs`), on few boards, and anything may go wrong.
+    Capture,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Profile; 10] = [
+    pub const ALL: [Profile; 11] = [
         Profile::Mixed,
         Profile::Steady,
         Profile::Storm,
@@ -46,14 +49,16 @@ impl Profile {
         Profile::Failover,
         Profile::Upgrade,
         Profile::Twenty,
+        Profile::Capture,
     ];
 
-    /// Those that a sweep over all profiles goes round. What is only measured in has nothing that the others have not.
+    /// Those that a sweep over all profiles goes round, beside `Capture`. What is only measured in has nothing that the others
+    /// have not.
     pub const IN_TURN: &'static [Profile] = Self::ALL.split_at(9).0;
 
     /// Whether anything may go wrong.
     fn is_mixed(self) -> bool {
-        matches!(self, Profile::Mixed | Profile::Twenty)
+        matches!(self, Profile::Mixed | Profile::Twenty | Profile::Capture)
     }
 
     /// Its name.
@@ -69,6 +74,7 @@ impl Profile {
             Profile::Failover => "failover",
             Profile::Upgrade => "upgrade",
             Profile::Twenty => "twenty",
+            Profile::Capture => "capture",
         }
     }
 
@@ -82,7 +88,7 @@ impl Profile {
         use Fault::*;
         match self {
             Profile::Steady | Profile::Upgrade => &[],
-            Profile::Mixed | Profile::Twenty => &[
+            Profile::Mixed | Profile::Twenty | Profile::Capture => &[
                 WebhookFailed,
                 WebhookDuplicated,
                 WebhookReordered,
@@ -143,9 +149,11 @@ impl Profile {
 /// Draws a world.
 pub fn draw(profile: Profile, seed: u64) -> Plan {
     let mut rng = Rng::new(seed);
+    let played = (profile == Profile::Capture).then(|| capture::stretch(&mut rng));
     // Now and then more at once than an installation may ask for in a minute, and room for all.
     let flood = profile == Profile::Storm && seed / 2 % 72 == 2;
     let (jobs, spread) = match profile {
+        Profile::Capture => (0, played.as_ref().and_then(|it| it.deed.last()).map_or(0, |deed| deed.at)),
         Profile::Storm if flood => (rng.between(400, 600), rng.between(SECOND, 5 * SECOND)),
         Profile::Storm => (rng.between(40, 120), rng.between(SECOND, MINUTE)),
         Profile::Twenty => (20, rng.between(MINUTE, 15 * MINUTE)),
@@ -163,16 +171,16 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
         name: format!("{} {seed}", profile.as_str()),
         epoch: EPOCH + rng.between(0, 1000),
         quiet_at: active,
-        end: active + 5 * HOUR,
+        end: 0,
         long: rng.chance(if profile.is_mixed() { 4 } else { 0 }),
         world,
         deed: Vec::new(),
         window: Vec::new(),
     };
-    if plan.long {
-        plan.end += 8 * HOUR;
+    match played {
+        Some(played) => draw_played(&mut rng, &mut plan, played),
+        None => draw_jobs(&mut rng, &mut plan, profile, jobs, spread),
     }
-    draw_jobs(&mut rng, &mut plan, profile, jobs, spread);
     draw_windows(&mut rng, &mut plan, profile, active);
     draw_troubles(&mut rng, &mut plan, profile, active);
     // A draw of its own, so that all else in a seed's world stays as it was before there was this fault.
@@ -183,18 +191,21 @@ pub fn draw(profile: Profile, seed: u64) -> Plan {
         plan.window.push(Window { from: 0, until: active + 20 * MINUTE, fault: Fault::JobInTheWay, chance });
     }
     draw_more(&mut plan, profile, active);
-    if plan.deed.iter().any(|deed| matches!(deed.what, What::Uninstall { .. })) {
-        // Runners that nobody can be asked about are left for six hours.
-        plan.end += 7 * HOUR;
-    }
-    // Even one board after the other.
-    plan.end += plan
-        .deed
-        .iter()
-        .map(|deed| if let What::Queue { runs, .. } = deed.what { runs + MINUTE } else { 0 })
-        .sum::<i64>();
+    plan.end = enough_time(&plan);
     plan.deed.sort_by_key(|deed| deed.at);
     plan
+}
+
+/// An end by which all of a plan's jobs are over, even one board after the other: milliseconds after the world's start.
+pub fn enough_time(plan: &Plan) -> i64 {
+    // Runners that nobody can be asked about are left for six hours.
+    let uninstalled = plan.deed.iter().any(|deed| matches!(deed.what, What::Uninstall { .. }));
+    let work = plan.deed.iter().map(|deed| if let What::Queue { runs, .. } = deed.what { runs + MINUTE } else { 0 });
+    // Whom nobody serves GitHub gives up after a day.
+    let unserved = plan.world.account.iter().any(|account| account.cap == Some(0));
+    let hours = [(true, 5), (plan.long, 8), (uninstalled, 7), (unserved, 26)];
+    let hours: i64 = hours.into_iter().filter(|(holds, _)| *holds).map(|(_, hours)| hours).sum();
+    plan.quiet_at + hours * HOUR + work.sum::<i64>()
 }
 
 fn draw_world(rng: &mut Rng, profile: Profile) -> World {
@@ -240,7 +251,7 @@ fn draw_world(rng: &mut Rng, profile: Profile) -> World {
     }
     let schedulers = match profile {
         Profile::Failover | Profile::Upgrade => rng.between(2, 3),
-        Profile::Mixed | Profile::Twenty => rng.between(1, 3),
+        Profile::Mixed | Profile::Twenty | Profile::Capture => rng.between(1, 3),
         _ => 1,
     } as usize;
     let skewed = (profile == Profile::Failover || profile.is_mixed()) && rng.chance(30);
@@ -260,11 +271,38 @@ fn draw_world(rng: &mut Rng, profile: Profile) -> World {
     }
 }
 
+/// What may happen to a job beside running, drawn for a whole world.
+struct Turns {
+    cancels: bool,
+    reruns: bool,
+    holds: bool,
+}
+
+impl Turns {
+    fn draw(rng: &mut Rng, faulty: bool) -> Self {
+        Self { cancels: faulty && rng.chance(50), reruns: faulty && rng.chance(20), holds: faulty && rng.chance(20) }
+    }
+
+    /// For how long a job is held.
+    fn held(&self, rng: &mut Rng) -> i64 {
+        if self.holds && rng.chance(20) { rng.between(10 * SECOND, 3 * MINUTE) } else { 0 }
+    }
+
+    /// What happens to a job that is queued at this time.
+    fn draw_later(&self, rng: &mut Rng, deeds: &mut Vec<Deed>, at: i64, job: i64) {
+        if self.cancels && rng.chance(20) {
+            let after = if rng.chance(60) { rng.between(0, 20 * SECOND) } else { rng.between(0, 4 * MINUTE) };
+            deeds.push(Deed { at: at + after, what: What::Cancel { job } });
+        }
+        if self.reruns && rng.chance(15) {
+            let after = rng.between(30 * SECOND, 5 * MINUTE);
+            deeds.push(Deed { at: at + after, what: What::Rerun { job, again: 5000 + job } });
+        }
+    }
+}
+
 fn draw_jobs(rng: &mut Rng, plan: &mut Plan, profile: Profile, jobs: i64, spread: i64) {
-    let faulty = !matches!(profile, Profile::Steady | Profile::Upgrade);
-    let cancels = faulty && rng.chance(50);
-    let reruns = faulty && rng.chance(20);
-    let holds = faulty && rng.chance(20);
+    let turns = Turns::draw(rng, !matches!(profile, Profile::Steady | Profile::Upgrade));
     for i in 0..jobs {
         let at = rng.between(0, spread);
         let job = 100 + i;
@@ -274,17 +312,36 @@ fn draw_jobs(rng: &mut Rng, plan: &mut Plan, profile: Profile, jobs: i64, spread
             repo: rng.between(1, 2),
             labels: rng.below(plan.world.labels.len() as u64) as usize,
             runs: rng.between(10 * SECOND, 4 * MINUTE),
-            held: if holds && rng.chance(20) { rng.between(10 * SECOND, 3 * MINUTE) } else { 0 },
+            held: turns.held(rng),
         };
         plan.deed.push(Deed { at, what });
-        if cancels && rng.chance(20) {
-            let after = if rng.chance(60) { rng.between(0, 20 * SECOND) } else { rng.between(0, 4 * MINUTE) };
-            plan.deed.push(Deed { at: at + after, what: What::Cancel { job } });
+        turns.draw_later(rng, &mut plan.deed, at, job);
+    }
+}
+
+/// Jobs as they once came, and those who queued them, in a world that has too little room for them all at once.
+fn draw_played(rng: &mut Rng, plan: &mut Plan, played: Plan) {
+    let limited = rng.chance(10);
+    plan.world.account = played.world.account;
+    for account in &mut plan.world.account {
+        account.cap = rng.chance(50).then(|| rng.between(1, 6) as u32);
+        account.limit = if limited { rng.between(300, 900) as u32 } else { 5_000 };
+    }
+    plan.world.pool = played.world.pool;
+    for pool in &mut plan.world.pool {
+        pool.nodes = (0..rng.between(1, 4)).map(|_| if rng.chance(80) { 1 } else { 2 }).collect();
+    }
+    plan.world.labels = played.world.labels;
+    plan.world.pool_of = played.world.pool_of;
+    let turns = Turns::draw(rng, true);
+    for mut deed in played.deed {
+        let mut later = Vec::new();
+        if let What::Queue { job, held, .. } = &mut deed.what {
+            *held = turns.held(rng);
+            turns.draw_later(rng, &mut later, deed.at, *job);
         }
-        if reruns && rng.chance(15) {
-            let after = rng.between(30 * SECOND, 5 * MINUTE);
-            plan.deed.push(Deed { at: at + after, what: What::Rerun { job, again: 5000 + job } });
-        }
+        plan.deed.push(deed);
+        plan.deed.append(&mut later);
     }
 }
 
@@ -330,7 +387,6 @@ fn draw_more(plan: &mut Plan, profile: Profile, active: i64) {
         // Nobody of this account gets a runner: GitHub gives its jobs up after a day.
         let account = day.below(plan.world.account.len() as u64) as usize;
         plan.world.account[account].cap = Some(0);
-        plan.end += 26 * HOUR;
     }
     if (mixed || profile == Profile::Stuck) && strange.chance(20) {
         let sets = plan.world.labels.len() as u64;

@@ -101,6 +101,39 @@ pub fn read(text: &str) -> Result<Vec<Played>, String> {
     Ok(played)
 }
 
+/// Jobs as a capture in the form of `CAPTURE`, with the fields that [`read`] reads, which reads it as the same jobs.
+pub fn write(jobs: &[Played]) -> String {
+    let mut lines: Vec<(i64, String)> = Vec::new();
+    for job in jobs {
+        let kind = if job.user { "User" } else { "Organization" };
+        let labels: Vec<&str> = job.labels.iter().collect();
+        let queued = json!({
+            "action": "queued", "installation": { "id": job.installation },
+            "repository": { "full_name": job.repo, "owner": { "id": job.owner, "type": kind } },
+            "workflow_job": { "id": job.id, "labels": labels },
+        });
+        // That it began to run when it was queued is told of nobody: how long it ran is.
+        let over = job.queued + job.cancelled.unwrap_or(job.runs);
+        let completed = match job.cancelled {
+            Some(_) => json!({ "id": job.id, "completed_at": stamp(over) }),
+            None => json!({
+                "id": job.id, "runner_name": "a", "started_at": stamp(job.queued), "completed_at": stamp(over),
+            }),
+        };
+        let completed = json!({ "action": "completed", "workflow_job": completed });
+        for (at, body) in [(job.queued, queued), (over, completed)] {
+            let headers = json!({ "x-github-event": "workflow_job" });
+            lines.push((at, json!({ "at": stamp(at), "headers": headers, "body": body }).to_string()));
+        }
+    }
+    lines.sort();
+    lines.into_iter().map(|(_, line)| line + "\n").collect()
+}
+
+fn stamp(time: i64) -> String {
+    jiff::Timestamp::from_millisecond(time).map_or_else(|_| String::new(), |at| at.to_string())
+}
+
 /// A delivery's body, event and time, in either form.
 fn parts(delivery: &Value) -> Result<(&Value, &str, i64), String> {
     if let Some(payload) = delivery.pointer("/request/payload") {
@@ -547,6 +580,13 @@ mod tests {
             jobs.iter().map(|job| (job.id, job.runs, job.cancelled)).collect::<Vec<_>>(),
             [(1, 180_000, None), (2, UNKNOWN, Some(20_000)),]
         );
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        let jobs = read(crate::capture::CAPTURE).unwrap();
+        assert_eq!(read(&write(&jobs)).unwrap(), jobs);
+        assert!(jobs.iter().any(|job| job.cancelled.is_some()) && jobs.iter().any(|job| job.runs % MINUTE != 0));
     }
 
     #[test]

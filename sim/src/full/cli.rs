@@ -13,15 +13,21 @@ use std::{
         mpsc,
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use simulation::{cli::profile_of, profile::Profile};
+use simulation::{
+    cli::profile_of,
+    plan::Plan,
+    profile::Profile,
+    run::SECOND,
+    shrink::{approach, attempt, digits, leave_out_of, shrink_by, size},
+};
 
 use super::{
-    run::{Outcome, run},
+    run::{Outcome, PROGRESS, run},
     trouble::{self, FullPlan},
     world::Keeps,
 };
@@ -40,6 +46,8 @@ LOGLEVEL in the environment: also show the service's own log on stderr";
 const STORY: usize = 30;
 /// A sweep shorter than this cannot reach everything.
 const COMPLETE: u64 = 5_000;
+/// How often whoever waits is told how far it is.
+const TELL: Duration = Duration::from_secs(10);
 
 /// One run's end, as one process tells another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -203,6 +211,9 @@ fn one(plan: FullPlan, trace: Option<&str>, report: bool, again: &str) -> Result
         (None, true) => Keeps::Nothing,
         (None, false) => Keeps::Recent,
     };
+    if !report {
+        tell_how_far(name.clone());
+    }
     let outcome = run(plan, keys, keeps);
     let wall = begun.elapsed().as_secs_f64();
     if let Some(file) = trace {
@@ -234,6 +245,18 @@ fn one(plan: FullPlan, trace: Option<&str>, report: bool, again: &str) -> Result
     }
     println!("again: {again}");
     Ok(false)
+}
+
+/// Says on stderr, now and then, how far this process's run is.
+fn tell_how_far(name: String) {
+    thread::spawn(move || {
+        loop {
+            thread::sleep(TELL);
+            let (jobs, over) = (PROGRESS.jobs.load(Ordering::Relaxed), PROGRESS.over.load(Ordering::Relaxed));
+            let seconds = PROGRESS.sim_ms.load(Ordering::Relaxed) / SECOND;
+            eprintln!("{name}: {seconds} simulated seconds, {over} of {jobs} jobs over");
+        }
+    });
 }
 
 /// The last lines about what a failure names, and about the world as a whole.
@@ -333,7 +356,7 @@ fn sweep(mut args: Args) -> Result<bool, String> {
         if first && !swept.failed.is_empty() {
             next.store(to, Ordering::Relaxed);
         }
-        if told.elapsed().as_secs() >= 10 {
+        if told.elapsed() >= TELL {
             told = Instant::now();
             eprintln!("{} of {} seeds, {} failed", swept.seeds, to - from, swept.failed.len());
         }
@@ -441,12 +464,19 @@ fn variants(seeds: Range<u64>) -> Result<bool, String> {
         std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(report(&binary, &["scenario", &file.to_string_lossy()]))
     };
-    let (mut held, mut worlds) = (true, 0);
+    let (mut failed, mut worlds, mut told) = (0, 0, Instant::now());
+    let count = seeds.end - seeds.start;
     for seed in seeds {
         let base = trouble::calm(seed);
-        let all = std::iter::once(("as it is", base.clone())).chain(trouble::variants(&base));
+        let others = trouble::variants(&base);
+        let of = count * (1 + others.len() as u64);
+        let all = std::iter::once(("as it is", base.clone())).chain(others);
         let mut expected = None;
         for (what, plan) in all {
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                eprintln!("{worlds} of {of} worlds, {failed} failed");
+            }
             let report = run(&plan)?;
             worlds += 1;
             let (ends, left) = report.ends;
@@ -457,7 +487,7 @@ fn variants(seeds: Range<u64>) -> Result<bool, String> {
                 None if left > 0 => format!("{left} runners, pods and workers are left over"),
                 None => continue,
             };
-            held = false;
+            failed += 1;
             let kept = std::env::temp_dir().join(format!("full-variant-{seed}-{}.toml", what.replace(' ', "-")));
             // The attempt itself failed where this does, and the world can be drawn again.
             let _ = std::fs::copy(&file, &kept);
@@ -467,7 +497,7 @@ fn variants(seeds: Range<u64>) -> Result<bool, String> {
     // A small file among temporary ones.
     let _ = std::fs::remove_file(&file);
     println!("{worlds} worlds");
-    Ok(held)
+    Ok(failed == 0)
 }
 
 /// Leaves out of a failing world what it does not need to fail, each attempt in a process of its own.
@@ -476,6 +506,8 @@ fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
     let draft = std::env::temp_dir().join(format!("full-shrink-{}.toml", std::process::id()));
     let try_out = |plan: &FullPlan| -> Option<Fault> {
         let text = toml::to_string(plan).ok()?;
+        // A world that names what it no longer has is none.
+        FullPlan::parse(&text).ok()?;
         std::fs::write(&draft, text).ok()?;
         report(&binary, &["scenario", &draft.to_string_lossy()]).broken
     };
@@ -486,21 +518,23 @@ fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
     let fails = |plan: &FullPlan| try_out(plan).is_some_and(|broken| broken.invariant == first.invariant);
     let name = best.plan.name.clone();
     loop {
-        let before = (best.trouble.len(), simulation::shrink::size(&best.plan));
-        for at in (0..best.trouble.len()).rev() {
-            let mut smaller = best.clone();
-            smaller.trouble.remove(at);
-            if fails(&smaller) {
-                best = smaller;
-            }
+        let before = weight(&best);
+        leave_out_of(&mut best, |full| &mut full.trouble, &fails);
+        while attempt(&mut best, &fails, |full| full.ghfe = (full.ghfe - 1).max(1)) {}
+        for i in 0..best.trouble.len() {
+            let goal = best.trouble[i].lasts.min(SECOND);
+            approach(&mut best, |full| &mut full.trouble[i].lasts, goal, &fails);
         }
         let around = best.clone();
-        best.plan = simulation::shrink::shrink_by(
+        // Liveness is demanded when troubles are over.
+        let troubled = around.trouble.iter().map(|it| it.at + it.lasts).max().unwrap_or(0);
+        let is_quiet = |plan: &Plan| plan.quiet_at >= troubled.min(around.plan.quiet_at);
+        best.plan = shrink_by(
             &best.plan,
-            |plan| fails(&FullPlan { plan: plan.clone(), ..around.clone() }),
-            |plan| eprintln!("down to {}", simulation::shrink::size(plan)),
+            |plan| is_quiet(plan) && fails(&FullPlan { plan: plan.clone(), ..around.clone() }),
+            |plan| eprintln!("down to {}", weight(&FullPlan { plan: plan.clone(), ..around.clone() })),
         );
-        if (best.trouble.len(), simulation::shrink::size(&best.plan)) == before {
+        if weight(&best) >= before {
             break;
         }
     }
@@ -514,6 +548,12 @@ fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
         None => print!("{text}"),
     }
     Ok(false)
+}
+
+/// What is left of a world, as [`size`] counts it.
+fn weight(full: &FullPlan) -> usize {
+    let troubles = full.trouble.iter().map(|trouble| 1 + digits(trouble.lasts));
+    troubles.sum::<usize>() + full.ghfe + size(&full.plan)
 }
 
 /// Runs a seed twice more with its text, and names the first event that differs.

@@ -1,13 +1,15 @@
 //! What a plan has happen: the models' world as it is set up, as it moves on, and the deeds in it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use adapters::ports::Clock;
 use engine::ids::Span;
+use serde_json::json;
 use simulation::{
     plan::What,
     register::Fault,
     run::{MINUTE, SECOND},
+    strangers,
 };
 use tokio::time::sleep;
 
@@ -24,8 +26,8 @@ use crate::{
         kubernetes::KubernetesFace,
     },
     world::{
-        github::{AccountKind, GitHub, JobState, Runner, Scope},
-        kubernetes::{Cluster, Key, Timing},
+        github::{AccountKind, DEFAULT_GROUP, GitHub, JobState, Runner, Scope},
+        kubernetes::{Cluster, Fate, Key, RUNNER_RESOURCE, Timing},
     },
 };
 
@@ -35,6 +37,10 @@ const STEP: Duration = Duration::from_millis(250);
 const IN_THE_WAY: i64 = 1_000_000;
 /// Repositories of each account.
 const REPOS: i64 = 2;
+/// The runner group that the service makes its runners in.
+const GROUP: &str = "RISE RISC-V Runners";
+/// The label of a node that names its boards.
+const BOARD_LABEL: &str = "riseproject.dev/board";
 
 /// A repository's id.
 fn repo_id(account: i64, repo: i64) -> i64 {
@@ -70,9 +76,63 @@ pub fn set_up(plan: &FullPlan, keys: &(ModelKey, ModelKey), clock: Clock) -> (Ar
             cluster.set_node(&node_name(plan, (i, j)), &pool.name, *runners, now);
         }
     }
+    if let Some(strangers) = &world.strangers {
+        for (name, runs) in strangers::pods(&plan.plan) {
+            let (fate, runners) = if runs { (Fate::NeverConnects, "1") } else { (Fate::FailsAtStart(0), "0") };
+            cluster.fates.insert(name.clone(), fate);
+            let board = if runs { json!({ BOARD_LABEL: world.pool[strangers.pool].name }) } else { json!({}) };
+            let limits = json!({ RUNNER_RESOURCE: runners });
+            let container = json!({ "name": "runner", "image": "somebody/else:1", "resources": { "limits": limits } });
+            let metadata = json!({ "name": name, "labels": { "app": "rise-riscv-runner" } });
+            let body = json!({ "metadata": metadata, "spec": { "nodeSelector": board, "containers": [container] } });
+            // Nothing has these names.
+            let _ = cluster.create_pod("default", body, now);
+        }
+    }
+    for account in &world.account {
+        let (entity, scope) = if account.user {
+            let repo = repo_id(account.id, 1);
+            (repo, Scope::Repository(repo))
+        } else {
+            (account.id, Scope::Organization(account.id))
+        };
+        // Staging makes its runners in the same group.
+        let ours = match scope {
+            Scope::Organization(id) if world.strangers.is_some() => {
+                github.create_group(id, GROUP).unwrap_or(DEFAULT_GROUP)
+            }
+            _ => DEFAULT_GROUP,
+        };
+        for (i, it) in strangers::runners(&plan.plan, entity).into_iter().enumerate() {
+            let group = if i == 0 { ours } else { DEFAULT_GROUP };
+            github.add_lasting_runner(scope, group, &it.name, &it.labels, it.online);
+        }
+    }
     let app = |id, kind, key: &ModelKey| RegisteredApp { id, kind, public_key: key.public.clone() };
     let apps = vec![app(APPS.0, AccountKind::Organization, &keys.0), app(APPS.1, AccountKind::User, &keys.1)];
     (GitHubFace::new(github, clock.clone(), apps), KubernetesFace::new(cluster, clock, TOKEN))
+}
+
+/// Names of all runners and pods that are not ours.
+pub fn strangers(plan: &FullPlan) -> BTreeSet<String> {
+    let accounts = plan.plan.world.account.iter();
+    let entities = accounts.map(|it| if it.user { repo_id(it.id, 1) } else { it.id });
+    let runners = entities.flat_map(|entity| strangers::runners(&plan.plan, entity)).map(|it| it.name);
+    runners.chain(strangers::pods(&plan.plan).into_iter().map(|(name, _)| name)).collect()
+}
+
+/// Staging's pod ends at its time.
+pub async fn let_strangers_end(world: Arc<World>) {
+    let Some(strangers) = &world.plan.plan.world.strangers else { return };
+    world.fault(Fault::Strangers);
+    wait_until(&world, strangers.until).await;
+    for (name, _) in strangers::pods(&world.plan.plan).into_iter().filter(|(_, runs)| *runs) {
+        let key = Key::new("default", &name);
+        world.cluster.with(|cluster, now| {
+            let uid = cluster.pods.get(&key).map(|pod| pod.uid.clone());
+            uid.into_iter().for_each(|uid| cluster.finish_runner(&key, &uid, 0, now));
+        });
+    }
 }
 
 /// Lets the models' world move, for ever.
@@ -234,6 +294,25 @@ fn begin(world: &Arc<World>, i: usize) {
         What::Pause { scheduler, lasts } => nodes::pause(world, Node::Scheduler(scheduler as u8), lasts),
         What::Stop { scheduler, lasts } => nodes::stop(world, Node::Scheduler(scheduler as u8), lasts),
         What::Clock { scheduler, by } => nodes::jump(world, Node::Scheduler(scheduler as u8), by),
+        What::Drift { scheduler, by, lasts } => {
+            world.fault(Fault::ClockDrifted);
+            tokio::spawn(drift(world.clone(), Node::Scheduler(scheduler as u8), by, lasts));
+        }
+        What::Replace => {
+            if let Some(pod) = some_running_pod(world) {
+                world.fault(Fault::NameReused);
+                judge::replaced(world, &pod.name);
+                world.cluster.with(|cluster, now| cluster.replace_pod(&pod, now));
+            }
+        }
+    }
+}
+
+/// A clock that runs wrongly is off by a little more every ten seconds.
+async fn drift(world: Arc<World>, node: Node, by: i64, lasts: i64) {
+    for _ in 0..lasts / (10 * SECOND) {
+        sleep(Duration::from_secs(10)).await;
+        world.jump(node, by);
     }
 }
 
@@ -274,6 +353,7 @@ fn some_running_pod(world: &World) -> Option<Key> {
         let runs = |(_, pod): &(&Key, &crate::world::kubernetes::Pod)| {
             pod.phase == crate::world::kubernetes::Phase::Running && pod.deleting.is_none()
         };
+        let runs = |it: &(&Key, &crate::world::kubernetes::Pod)| runs(it) && !world.strangers.contains(&it.0.name);
         cluster.pods.iter().filter(runs).map(|(key, _)| key.clone()).collect()
     });
     let last = running.len().checked_sub(1)?;

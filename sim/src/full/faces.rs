@@ -98,6 +98,8 @@ async fn before_github(State(world): State<Arc<World>>, request: Request, next: 
 }
 
 async fn answer_github(world: &Arc<World>, call: &Call, request: Request, next: Next) -> Response {
+    let mints = call.method == http::Method::POST && call.path.ends_with("/generate-jitconfig");
+    let _step = mints.then(|| world.step(call.caller, Rare::KilledMinting));
     judge::github_called(world, call);
     if world.strikes(Fault::GithubTimeout) {
         if world.chance(50) {
@@ -202,6 +204,9 @@ async fn before_cluster(State(world): State<Arc<World>>, request: Request, next:
 
 async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next: Next) -> Response {
     let watch = call.path.contains("watch=true");
+    let makes_secret = call.method == http::Method::POST && path_of(call).ends_with("/secrets");
+    let makes = [(is_new_pod(call), Rare::KilledCreatingPod), (makes_secret, Rare::KilledCreatingSecret)];
+    let _step = makes.into_iter().find(|(makes, _)| *makes).map(|(_, killed)| world.step(call.caller, killed));
     if watch && judge::watches_broken(world) {
         return refuse(500, BAD_GATEWAY);
     }
@@ -232,8 +237,12 @@ fn deleted<'a>(call: &'a Call, kind: &str) -> Option<&'a str> {
     (call.method == http::Method::DELETE && collection.rsplit('/').next() == Some(kind)).then_some(one)
 }
 
+fn path_of(call: &Call) -> &str {
+    call.path.split('?').next().unwrap_or_default()
+}
+
 fn is_new_pod(call: &Call) -> bool {
-    call.method == http::Method::POST && call.path.split('?').next().is_some_and(|path| path.ends_with("/pods"))
+    call.method == http::Method::POST && path_of(call).ends_with("/pods")
 }
 
 async fn pass_cluster(world: &Arc<World>, call: &Call, request: Request, next: Next, late: bool) -> Response {
@@ -265,6 +274,7 @@ fn fate(world: &World) -> Option<Fate> {
         (Fault::NeverConnects, Fate::NeverConnects),
         (Fault::StuckTerminating, Fate::StuckTerminating),
         (Fault::LateStatus, Fate::LateStatus),
+        (Fault::OutOfMemory, Fate::OutOfMemory),
     ];
     kinds.into_iter().find(|(fault, _)| world.strikes(*fault)).map(|(_, fate)| fate)
 }

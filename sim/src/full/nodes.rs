@@ -24,7 +24,7 @@ use futures::{future::BoxFuture, stream::BoxStream};
 use http_body_util::{BodyExt, Full};
 use madsim::{net::NetSim, runtime::Handle};
 use secrecy::SecretString;
-use simulation::register::Fault;
+use simulation::register::{Fault, Rare};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -45,6 +45,9 @@ use crate::credentials::{APPS, Error, ModelKey, WEBHOOK_SECRET};
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Deliveries that may wait for the store at once, as in production.
 const WAITING: usize = 20_000;
+
+/// So many deliveries on their way at once are a storm.
+const STORM: usize = 30;
 
 /// Starts every node.
 pub fn start_all(world: &Arc<World>) {
@@ -296,13 +299,22 @@ pub fn kill(world: &Arc<World>, node: Node, lasts: i64) {
         Node::Ghfe(_) => world.more(More::GhfeKilled),
         Node::Postgres => world.more(More::Failover),
         Node::Cluster => world.more(More::ClusterKilled),
-        Node::GitHub => {}
+        Node::GitHub => world.more(More::GithubKilled),
+    }
+    world.dies(node);
+    if matches!(node, Node::Scheduler(_))
+        && world.github.peek(|it| it.log.iter().filter(|it| !it.over).count() >= STORM)
+    {
+        world.rare(Rare::KilledInStorm);
     }
     world.process(node, |process| {
         process.alive = false;
         process.health = Arc::default();
     });
     Handle::current().kill(node.to_string());
+    if node == Node::GitHub {
+        world.github.with(|github, now| github.give_up_deliveries(now));
+    }
     later(world, lasts.max(1), move |world| start(world, node));
 }
 
@@ -322,7 +334,10 @@ pub fn pause(world: &Arc<World>, node: Node, lasts: i64) {
     }
     match node {
         Node::Scheduler(_) => world.fault(Fault::Paused),
-        _ => world.more(More::GhfePaused),
+        Node::Ghfe(_) => world.more(More::GhfePaused),
+        Node::GitHub => world.more(More::GithubPaused),
+        Node::Cluster => world.more(More::ClusterPaused),
+        Node::Postgres => world.more(More::PostgresPaused),
     }
     let life = world.process(node, |process| {
         process.paused = true;

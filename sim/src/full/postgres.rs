@@ -25,7 +25,7 @@ use futures::{
 };
 use madsim::net::{Endpoint, Receiver, Sender};
 use serde_json::Value;
-use simulation::register::Fault;
+use simulation::register::{Fault, Rare};
 use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
@@ -294,9 +294,12 @@ impl Client {
     async fn ask(&self, request: Request) -> Result<Reply, StoreError> {
         let Ok(place) = timeout(ACQUIRE_LIMIT, self.places.acquire()).await else {
             // Whoever asks the store is bounded: pages, probes, one batch of deliveries, one term's calls.
-            self.world.breaks("connections", format!("all of {}'s are in use for 5 s", self.node));
+            self.world.breaks("S15 bounded", format!("all of {}'s connections are in use for 5 s", self.node));
             return Err(broken("no connection within 5 s: none can be made, or all are in use"));
         };
+        let reserves = |writes: &[StoreWrite]| writes.iter().any(|it| matches!(it.write, Write::Reserve { .. }));
+        let reserves = matches!(&request, Request::Write(_, writes) if reserves(writes));
+        let _step = reserves.then(|| self.world.step(self.node, Rare::KilledReserving));
         let _place = place.map_err(|_| broken("the pool is closed"))?;
         let idle = lock(&self.idle).pop();
         if idle.as_ref().is_some_and(|session| session.is_orphan(&self.world)) {

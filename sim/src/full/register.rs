@@ -42,11 +42,19 @@ pub enum More {
     TokenRefused,
     /// GitHub refused what is about runner groups.
     GroupsRefused,
+    /// GitHub was away, and whatever it was sending was lost.
+    GithubKilled,
+    /// GitHub stood still: what it was asked hung, and nothing was sent.
+    GithubPaused,
+    /// The Kubernetes API stood still.
+    ClusterPaused,
+    /// Postgres stood still.
+    PostgresPaused,
 }
 
 impl More {
     /// All of them, with whether it is a fault.
-    pub const ALL: [(More, &'static str, bool); 17] = [
+    pub const ALL: [(More, &'static str, bool); 21] = [
         (More::GhfeKilled, "ghfe_killed", true),
         (More::GhfePaused, "ghfe_paused", true),
         (More::GhfeStopped, "ghfe_stopped", true),
@@ -64,6 +72,10 @@ impl More {
         (More::StoppedInTime, "stopped_in_time", false),
         (More::TokenRefused, "token_refused", true),
         (More::GroupsRefused, "groups_refused", true),
+        (More::GithubKilled, "github_killed", true),
+        (More::GithubPaused, "github_paused", true),
+        (More::ClusterPaused, "cluster_paused", true),
+        (More::PostgresPaused, "postgres_paused", true),
     ];
 }
 

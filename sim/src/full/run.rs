@@ -1,6 +1,13 @@
 //! One run: a world, from its start to its end.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use madsim::runtime::{Handle, Runtime};
 use simulation::{judge::Broken, register::Fault};
@@ -12,12 +19,41 @@ use super::{
     trouble::FullPlan,
     world::{Keeps, World},
 };
-use crate::credentials::ModelKey;
+use crate::{credentials::ModelKey, world::github::JobState};
 
 /// How often liveness is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// How often the real runtime's timers are looked after when nothing else does.
 const PUMP: Duration = Duration::from_millis(500);
+
+/// How far the run is, for whoever waits for it: a thread outside of the simulation reads this.
+pub static PROGRESS: Progress = Progress::new();
+
+/// How far a run is.
+pub struct Progress {
+    /// Simulated milliseconds.
+    pub sim_ms: AtomicI64,
+    /// Jobs that GitHub has had so far.
+    pub jobs: AtomicUsize,
+    /// Those of them that are over.
+    pub over: AtomicUsize,
+}
+
+impl Progress {
+    const fn new() -> Self {
+        Self { sim_ms: AtomicI64::new(0), jobs: AtomicUsize::new(0), over: AtomicUsize::new(0) }
+    }
+
+    fn note(&self, world: &World) {
+        let (jobs, over) = world.github.peek(|github| {
+            let over = github.jobs.values().filter(|job| matches!(job.state, JobState::Completed(_)));
+            (github.jobs.len(), over.count())
+        });
+        self.sim_ms.store(world.now(), Ordering::Relaxed);
+        self.jobs.store(jobs, Ordering::Relaxed);
+        self.over.store(over, Ordering::Relaxed);
+    }
+}
 
 /// What a run came to.
 pub struct Outcome {
@@ -54,8 +90,9 @@ pub fn run(plan: FullPlan, keys: (ModelKey, ModelKey), keeps: Keeps) -> Outcome 
     }));
     let world: Option<Arc<World>> = held.into_inner();
     let Some(world) = world else { panic!("the world could not be made") };
-    for _ in 0..world.github.peek(|github| github.stolen) {
-        world.fault(Fault::JobStolen);
+    let counts = world.github.peek(|github| [github.stolen, github.taken, github.expired]);
+    for (fault, count) in [Fault::JobStolen, Fault::StrangerWorked, Fault::JobExpired].into_iter().zip(counts) {
+        (0..count).for_each(|_| world.fault(fault));
     }
     let (mut broken, trace, tally, recent, sim_ms) = world.take_notes();
     if ended.is_err() && broken.is_none() {
@@ -101,6 +138,7 @@ async fn live(world: &Arc<World>) {
     nodes::start_all(world);
     tokio::spawn(deeds::move_on(world.clone()));
     tokio::spawn(deeds::play(world.clone()));
+    tokio::spawn(deeds::let_strangers_end(world.clone()));
     tokio::spawn(deeds::upset(world.clone()));
     let mut over = world.over.subscribe();
     loop {
@@ -109,6 +147,7 @@ async fn live(world: &Arc<World>) {
             _ = over.wait_for(|over| *over) => return,
             () = sleep(LOOK) => {}
         }
+        PROGRESS.note(world);
         if judge::look(world) {
             return;
         }

@@ -93,8 +93,8 @@ impl FullPlan {
             };
             let of_ours = |node: &Node| matches!(node, Node::Scheduler(_) | Node::Ghfe(_)) && exists(node);
             let can = match upset {
-                Upset::Kill(node) => exists(node) && *node != Node::GitHub,
-                Upset::Pause(node) | Upset::Stop(node) | Upset::Clock(node, _) => of_ours(node),
+                Upset::Kill(node) | Upset::Pause(node) => exists(node),
+                Upset::Stop(node) | Upset::Clock(node, _) => of_ours(node),
                 Upset::Visit(node, _) => matches!(node, Node::Ghfe(_)) && exists(node),
                 Upset::Cut(a, b) => exists(a) && exists(b),
                 Upset::Vanish | Upset::RevokeTokens | Upset::RefuseGroups(_) | Upset::DropGroups => true,
@@ -166,6 +166,27 @@ fn draw_troubles(rng: &mut Rng, full: &mut FullPlan, profile: Profile) {
     }
     draw_visits(rng, full);
     draw_github_troubles(full);
+    draw_others(full);
+}
+
+/// What the service talks to stands still, or GitHub is away. Drawn apart, too.
+fn draw_others(full: &mut FullPlan) {
+    let mut rng = Rng::new(full.plan.seed ^ 0x07e5);
+    let active = full.plan.quiet_at;
+    if rng.chance(85) {
+        return;
+    }
+    for _ in 0..rng.between(1, 2) {
+        let at = rng.between(0, active - 1);
+        let lasts = rng.between(SECOND, 90 * SECOND).min(active - at);
+        let upset = match rng.below(5) {
+            0 | 1 => Upset::Kill(Node::GitHub),
+            2 => Upset::Pause(Node::GitHub),
+            3 => Upset::Pause(Node::Cluster),
+            _ => Upset::Pause(Node::Postgres),
+        };
+        full.trouble.push(Trouble { at, lasts, upset });
+    }
 }
 
 /// What GitHub does that the fast depth has no part for. Drawn apart, so that a seed's other troubles are what they were.

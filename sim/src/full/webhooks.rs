@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use engine::{facts::Status, ids::Time};
 use http_body_util::{BodyExt, Full};
 use serde::Deserialize;
 use serde_json::Value;
@@ -131,8 +132,8 @@ async fn attempt(world: &Arc<World>, outgoing: &Outgoing) -> Option<u16> {
     match status {
         Some(503) => world.more(More::Answered503),
         Some(200..300) => {
-            if let Some(job) = about {
-                judge::accepted(world, job);
+            if let Some((job, told)) = told(&outgoing.body) {
+                judge::accepted(world, job, told);
             }
         }
         Some(_) | None => {}
@@ -149,6 +150,24 @@ struct About {
 #[derive(Deserialize)]
 struct Id {
     id: i64,
+}
+
+/// What a delivery of a job says of it.
+fn told(body: &str) -> Option<(i64, judge::Told)> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let status = match body["action"].as_str()? {
+        "queued" => Status::Pending,
+        "in_progress" => Status::Running,
+        "completed" => Status::Completed,
+        _ => return None,
+    };
+    let job = &body["workflow_job"];
+    let time = |at: &Value| Some(Time(at.as_str()?.parse::<jiff::Timestamp>().ok()?.as_millisecond()));
+    let ran = job["runner_name"].as_str().is_some_and(|name| !name.is_empty());
+    let started = time(&job["started_at"]).filter(|_| ran && status != Status::Pending);
+    let ended = time(&job["completed_at"]).filter(|_| status == Status::Completed);
+    let installation = body["installation"]["id"].as_i64().unwrap_or(0);
+    Some((job["id"].as_i64()?, judge::Told { status, installation, started, ended }))
 }
 
 fn job_of(body: &str) -> Option<i64> {

@@ -1,7 +1,7 @@
 //! What all nodes of one simulated world share: the plan, the draws, the truth, and what is noted of it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::SocketAddr,
     sync::{
@@ -164,6 +164,10 @@ pub struct World {
     notes: Mutex<Notes>,
     offsets: BTreeMap<Node, Arc<AtomicI64>>,
     started: Instant,
+    /// Names of runners and pods that are not ours.
+    pub strangers: BTreeSet<String>,
+    /// What each process is in the middle of: steps of provisioning, by the rare state that it is to be killed then.
+    steps: Mutex<BTreeMap<(Node, Rare), u32>>,
     /// Counts the hosts of Postgres that vanished.
     pub vanished: AtomicU64,
     /// With which status GitHub refuses what is about runner groups, and until when.
@@ -219,6 +223,8 @@ impl World {
             notes: Mutex::new(notes),
             offsets,
             started,
+            strangers: super::deeds::strangers(&plan),
+            steps: Mutex::default(),
             vanished: AtomicU64::new(0),
             groups_refused: Mutex::default(),
             over: watch::channel(false).0,
@@ -362,11 +368,44 @@ impl World {
         (notes.broken.clone(), notes.trace.clone(), notes.counts.clone(), recent, notes.last)
     }
 
+    // ---- steps
+
+    /// A process is in the middle of a step, for as long as what is returned lives.
+    pub fn step(self: &Arc<Self>, node: Node, killed: Rare) -> Step {
+        *lock(&self.steps).entry((node, killed)).or_default() += 1;
+        Step { world: self.clone(), node, killed }
+    }
+
+    /// A process is about to die: in the middle of what?
+    pub fn dies(&self, node: Node) {
+        let steps: Vec<Rare> = lock(&self.steps)
+            .iter()
+            .filter(|((of, _), count)| *of == node && **count > 0)
+            .map(|((_, it), _)| *it)
+            .collect();
+        steps.into_iter().for_each(|step| self.rare(step));
+    }
+
     // ---- processes
 
     /// Looks at a process or changes it.
     pub fn process<T>(&self, node: Node, act: impl FnOnce(&mut Process) -> T) -> Option<T> {
         lock(&self.processes).get_mut(&node).map(act)
+    }
+}
+
+/// A step that a process is in the middle of.
+pub struct Step {
+    world: Arc<World>,
+    node: Node,
+    killed: Rare,
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(count) = lock(&self.world.steps).get_mut(&(self.node, self.killed)) {
+            *count -= 1;
+        }
     }
 }
 

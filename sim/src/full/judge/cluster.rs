@@ -36,6 +36,13 @@ pub fn watches_broken(world: &World) -> bool {
     world.now() < lock(&world.judge).watches
 }
 
+/// Somebody takes a pod away and makes another under its name, of which nobody knows at once.
+pub fn replaced(world: &World, name: &str) {
+    let mut judge = lock(&world.judge);
+    judge.late_pods.insert(name.to_owned(), world.now());
+    judge.replaced.insert(name.to_owned());
+}
+
 /// Watches are refused for this long.
 pub fn break_watches(world: &World, until: i64) {
     lock(&world.judge).watches = until;
@@ -133,6 +140,9 @@ fn pod_deleted(world: &World, call: &Call, name: &str) {
     }
     if !is_ours(name) {
         world.breaks("S17 isolation", format!("pod {name} is not production's"));
+    }
+    if world.strangers.contains(name) {
+        world.breaks("S11 owned", format!("pod {name} is not ours, and is taken away"));
     }
     let busy =
         world.github.peek(|github| github.runners.values().any(|it| it.name == name && it.job.is_some() && it.online));

@@ -102,6 +102,8 @@ pub fn reinstalled(world: &World, account: i64) {
 
 /// An account's App is suspended no more: have jobs waited for that?
 pub fn suspension_ends(world: &World, account: i64) {
+    // That its App is suspended no more is found out by a call a minute (L7).
+    lock(&world.judge).back.insert(account, world.now());
     let database = lock(&world.database);
     let waits = world.github.peek(|github| {
         let is_queued = |id: &JobId| github.jobs.get(&id.0).is_some_and(|job| job.state == JobState::Queued);
@@ -206,6 +208,10 @@ pub fn before_github(world: &World, call: &Call) {
         if !right {
             world.breaks("S9 exact-labels", format!("runner {name} differs from its row: {labels:?}"));
         }
+    } else if call.method == http::Method::POST
+        && let ["app", "hook", "deliveries", id, "attempts"] = parts.as_slice()
+    {
+        repeated(world, id.parse().unwrap_or(0));
     } else if call.method == http::Method::DELETE
         && let Some(id) = parts.last().and_then(|id| id.parse::<i64>().ok())
     {
@@ -218,10 +224,31 @@ pub fn before_github(world: &World, call: &Call) {
         if !is_ours(&name) {
             world.breaks("S17 isolation", format!("runner {name} is not production's"));
         }
+        if world.strangers.contains(&name) {
+            world.breaks("S11 owned", format!("runner {name} is not ours, and is taken away"));
+        }
         let row = lock(&world.database).rows.worker(&WorkerName::from(name.as_str())).map(|row| row.status);
         if row.is_none_or(Status::is_ended) {
             world.rare(Rare::OrphanRunnerDeleted);
         }
+    }
+}
+
+/// S15: a delivery is not repeated without end.
+fn repeated(world: &World, id: i64) {
+    let guid = world.github.peek(|github| github.log.iter().find(|it| it.id == id).map(|it| it.guid.clone()));
+    let Some(guid) = guid else { return };
+    let granted = lock(&world.database).granted;
+    let count = {
+        let mut judge = lock(&world.judge);
+        let count = judge.repeated.entry(guid.clone()).or_default();
+        *count += 1;
+        *count
+    };
+    // Each leader may try anew, and one that is not answered is repeated every two minutes.
+    let bound = 6 * granted.max(1) + world.now() / (100 * SECOND);
+    if i64::from(count) > bound {
+        world.breaks("S15 bounded", format!("delivery {guid} is repeated {count} times"));
     }
 }
 

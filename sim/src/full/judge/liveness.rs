@@ -18,7 +18,7 @@ use super::{
         world::{Node, World, lock},
     },
     GRACE, RECOVERY, account_of, cap, is_ended, live, offered, pod,
-    rows::demand,
+    rows::{demand, kept},
 };
 use crate::world::{
     github::{GitHub, JobState, Scope},
@@ -388,7 +388,8 @@ impl Look<'_> {
                 };
                 (*id, it.name.clone(), it.online, it.job.is_some(), self.is_reachable(github, entity))
             };
-            github.runners.iter().map(entry).collect::<Vec<_>>()
+            let ours = github.runners.iter().filter(|(_, it)| !self.world.strangers.contains(&it.name));
+            ours.map(entry).collect::<Vec<_>>()
         });
         for (id, name, online, busy, healthy) in entries {
             let row = self.database.rows.worker(&WorkerName::from(name.as_str()));
@@ -413,7 +414,8 @@ impl Look<'_> {
                 phase: pod.phase,
                 deleting: pod.deleting.is_some(),
             };
-            cluster.pods.iter().map(seen).collect()
+            let ours = cluster.pods.iter().filter(|(key, _)| !self.world.strangers.contains(&key.name));
+            ours.map(seen).collect()
         });
         for Seen { key: pod, phase, deleting } in pods {
             let name = pod.name.as_str();
@@ -483,19 +485,19 @@ impl Look<'_> {
             });
             let workers = rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0));
             let runners = github.runners.values().all(|it| match it.scope {
+                _ if self.world.strangers.contains(&it.name) => true,
                 Scope::Organization(id) | Scope::Repository(id) => !free(id),
             });
             let pods = self.world.cluster.peek(|cluster| {
                 cluster.pods.iter().all(|(key, pod)| {
                     let row = rows.worker(&WorkerName::from(key.name.as_str()));
-                    is_ended(pod.phase) || row.is_some_and(|row| !free(row.entity.0))
+                    let over = is_ended(pod.phase) || self.world.strangers.contains(&key.name);
+                    over || row.is_some_and(|row| !free(row.entity.0))
                 })
             });
             jobs && workers && runners && pods && github.log.iter().all(|it| it.over)
         });
-        let strict = self.world.github.peek(|github| github.runners.is_empty())
-            && rows.workers().all(|it| it.status.is_ended())
-            && self.world.cluster.peek(|cluster| cluster.pods.values().all(|pod| is_ended(pod.phase)));
+        let strict = rows.workers().all(|it| it.status.is_ended()) && left(self.world) == 0;
         let done = done && self.now >= self.world.plan.plan.quiet_at + RECOVERY;
         let mut judge = lock(&self.world.judge);
         if !done {
@@ -505,7 +507,8 @@ impl Look<'_> {
         let (done_at, strict) = *judge.done_at.get_or_insert((self.now, strict));
         let (quiet_for, changed) = (self.now - done_at, judge.last_change);
         drop(judge);
-        let grace = self.world.plan.plan.long && self.world.cluster.peek(|cluster| !cluster.pods.is_empty());
+        let is_ours = |key: &Key| !self.world.strangers.contains(&key.name);
+        let grace = self.world.plan.plan.long && self.world.cluster.peek(|cluster| cluster.pods.keys().any(is_ours));
         if quiet_for < QUIET || grace {
             return false;
         }
@@ -515,6 +518,7 @@ impl Look<'_> {
             let what = format!("something changed {} s after all was done", (changed - done_at) / SECOND);
             self.world.breaks("L6 quiet", what);
         }
+        kept(self.world, &self.database);
         true
     }
 }
@@ -556,11 +560,18 @@ pub fn ends(world: &World) -> (u64, usize) {
             let status = database.rows.job(JobId(*id)).map_or("none", |row| row.status.as_str());
             hash = (hash ^ *id as u64 ^ number(status) as u64).wrapping_mul(0x100_0000_01b3);
         }
-        left += github.runners.len();
     });
-    left += world.cluster.peek(|cluster| cluster.pods.values().filter(|pod| !is_ended(pod.phase)).count());
+    left += self::left(world);
     left += database.rows.workers().filter(|it| !it.status.is_ended()).count();
     (hash, left)
+}
+
+/// Runner entries and live pods of ours that there still are.
+fn left(world: &World) -> usize {
+    let is_ours = |name: &str| !world.strangers.contains(name);
+    let runners = world.github.peek(|github| github.runners.values().filter(|it| is_ours(&it.name)).count());
+    let live = |(key, pod): &(&Key, &crate::world::kubernetes::Pod)| !is_ended(pod.phase) && is_ours(&key.name);
+    runners + world.cluster.peek(|cluster| cluster.pods.iter().filter(live).count())
 }
 
 /// The plan's time is over and not all is done.
@@ -573,7 +584,8 @@ pub fn end(world: &World) {
         };
         let open = github.jobs.values().filter(open);
         let jobs = open.map(|job| format!("job {} {:?}", job.id, job.state));
-        let runners = github.runners.values().map(|it| format!("runner {}", it.name));
+        let runners = github.runners.values().filter(|it| !world.strangers.contains(&it.name));
+        let runners = runners.map(|it| format!("runner {}", it.name));
         jobs.chain(runners).take(8).collect::<Vec<_>>()
     });
     let workers = database.rows.workers().filter(|it| !it.status.is_ended());

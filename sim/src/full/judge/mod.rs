@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use engine::{
     facts::Status,
-    ids::{JobId, OwnerId, WorkerName},
+    ids::{JobId, OwnerId, Time, WorkerName},
 };
 use serde_json::Value;
 use simulation::run::{HOUR, MINUTE};
@@ -23,7 +23,7 @@ use crate::world::{
     kubernetes::{Cluster, Key, Phase, Pod},
 };
 
-pub use cluster::{before_cluster, break_watches, capacity_changed, watches_broken};
+pub use cluster::{before_cluster, break_watches, capacity_changed, replaced, watches_broken};
 pub use github::{
     after_github, answered, before_github, blocked, clock_jumps, delivered, github_called, reinstalled,
     suspension_ends, told_to_wait, told_until, untold,
@@ -36,7 +36,11 @@ pub use rows::{accepted, after_write, before_write, fenced, granted, jobs_writte
 pub struct Judge {
     jobs: BTreeMap<JobId, Status>,
     workers: BTreeMap<WorkerName, Status>,
-    accepted: BTreeSet<i64>,
+    accepted: BTreeMap<i64, Told>,
+    /// Pods that somebody made in place of ours.
+    replaced: BTreeSet<String>,
+    /// How often each delivery was repeated on request.
+    repeated: BTreeMap<String, u32>,
     /// When each installation may be called again, as it told all and as it told each caller in its life.
     blocked: BTreeMap<i64, i64>,
     told: BTreeMap<(Node, u64, i64), (i64, i64)>,
@@ -56,6 +60,12 @@ pub struct Judge {
     /// By entity, the installations that were read of since the leader leads.
     heard: BTreeSet<(i64, i64)>,
     held: BTreeMap<(&'static str, i64), i64>,
+    /// When each owner's rows last changed: decisions lag behind them.
+    moved: BTreeMap<OwnerId, i64>,
+    /// When a reservation of a group was last refused, by entity and labels.
+    refused: BTreeMap<(i64, i64), i64>,
+    /// When each account was last suspended no more.
+    back: BTreeMap<i64, i64>,
     /// How long a job whose end was lost waits for those that were asked about before it.
     turns: BTreeMap<i64, i64>,
     last_change: i64,
@@ -63,6 +73,15 @@ pub struct Judge {
     late_pods: BTreeMap<String, i64>,
     /// Since when all is done, and whether that is so of accounts in trouble as well.
     done_at: Option<(i64, bool)>,
+}
+
+/// What a job's accepted deliveries say, all together: the same in whatever order and however often they came.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub status: Status,
+    pub installation: i64,
+    pub started: Option<Time>,
+    pub ended: Option<Time>,
 }
 
 /// An account that was refused without being told until when.

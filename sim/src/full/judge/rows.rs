@@ -1,13 +1,18 @@
 //! What is written: the committed rows, by each write.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{
     decision::{JobFailure, WorkerFailure, Write},
     facts::{Job, Status, Worker, Written},
-    ids::{Epoch, JobId, Span, WorkerName},
+    ids::{EntityId, Epoch, JobId, Span, Time, WorkerName},
+    labels::LabelSet,
 };
-use simulation::{register::Rare, run::MINUTE, trace::number};
+use simulation::{
+    register::Rare,
+    run::{MINUTE, SECOND},
+    trace::number,
+};
 
 use super::{
     super::{
@@ -15,11 +20,13 @@ use super::{
         postgres::{Database, is_waiting},
         world::{World, lock},
     },
-    account_of, cap, is_ended, pod, troubled,
+    RECOVERY, Told, account_of, cap, is_ended, pod, troubled,
 };
 
 /// So long it may take until a later installation that a delivery named is found to be none.
 const MISLED: i64 = 3 * MINUTE;
+/// What changed within this time may not have been read yet, or not been when the decision was made.
+const FRESH: i64 = 2 * SECOND;
 /// What rows have said for so long, every leader has read.
 const NAMED: i64 = 10 * MINUTE;
 
@@ -69,6 +76,7 @@ pub fn jobs_written(world: &World, database: &Database, ids: &[JobId]) {
         if old != Some(row.status) {
             judge.last_change = world.now();
         }
+        judge.moved.insert(row.owner, world.now());
         drop(judge);
         if let Some(old) = old {
             let back = row.status < old && !(row.status == Status::Completed && old == Status::Failed);
@@ -79,11 +87,43 @@ pub fn jobs_written(world: &World, database: &Database, ids: &[JobId]) {
     }
 }
 
-/// S1: a delivery was answered 2xx.
-pub fn accepted(world: &World, id: i64) {
-    lock(&world.judge).accepted.insert(id);
-    if lock(&world.database).rows.job(JobId(id)).is_none() {
-        world.breaks("S1 no-lost-job", format!("job {id} was accepted and is not in the store"));
+/// S1 and S3: a delivery that says this was answered 2xx.
+pub fn accepted(world: &World, id: i64, said: Told) {
+    let database = lock(&world.database);
+    let told = {
+        let mut judge = lock(&world.judge);
+        let told = judge.accepted.entry(id).or_insert_with(|| said.clone());
+        told.status = told.status.max(said.status);
+        told.installation = told.installation.max(said.installation);
+        told.started = told.started.max(said.started);
+        told.ended = told.ended.or(said.ended);
+        told.clone()
+    };
+    let Some(row) = database.rows.job(JobId(id)) else {
+        return world.breaks("S1 no-lost-job", format!("job {id} was accepted and is not in the store"));
+    };
+    // What polls and the service itself have added since may be further on; it is never less.
+    let as_told = match told.status {
+        Status::Completed => row.status.is_ended() && (row.status == Status::Failed || row.completed_at == told.ended),
+        status => row.status >= status,
+    };
+    let started = row.assignment.as_ref().map(|it| it.started_at);
+    if !as_told || row.installation.0 < told.installation || started < told.started {
+        let (status, installation) = (row.status, row.installation);
+        let what = format!(
+            "job {id} is {status:?} of installation {installation} since {started:?}; its deliveries say {told:?}"
+        );
+        world.breaks("S3 order-free", what);
+    }
+}
+
+/// S1, once more when the world is over: what was accepted is there for ever.
+pub fn kept(world: &World, database: &Database) {
+    let judge = lock(&world.judge);
+    let lost = judge.accepted.keys().find(|id| database.rows.job(JobId(**id)).is_none()).copied();
+    drop(judge);
+    if let Some(id) = lost {
+        world.breaks("S1 no-lost-job", format!("job {id} was accepted, and is in the store no more"));
     }
 }
 
@@ -180,6 +220,10 @@ pub fn after_write(world: &World, database: &Database, write: &Write, written: W
         (Write::Reserve { .. }, Written::RefusedDemand) => world.rare(Rare::RefusedDemand),
         _ => {}
     }
+    if let (Write::Reserve { worker, .. }, Written::RefusedCap | Written::RefusedDemand) = (write, written) {
+        let key = (worker.entity.0, number(&worker.labels.to_string()));
+        lock(&world.judge).refused.insert(key, world.now());
+    }
     if written != Written::Done {
         return;
     }
@@ -244,9 +288,12 @@ fn was_named(world: &World, database: &Database, row: &Job, real: i64) -> bool {
 
 /// S2 for one worker.
 fn worker_row(world: &World, database: &Database, name: &WorkerName) {
-    let Some(status) = database.rows.worker(name).map(|row| row.status) else { return };
+    let Some((status, owner)) = database.rows.worker(name).map(|row| (row.status, row.owner)) else { return };
     let old = {
         let mut judge = lock(&world.judge);
+        if status.is_ended() {
+            judge.moved.insert(owner, world.now());
+        }
         let old = judge.workers.insert(name.clone(), status);
         if old != Some(status) {
             judge.last_change = world.now();
@@ -281,6 +328,68 @@ fn reserved(world: &World, database: &Database, worker: &Worker, before: &Before
         let what = format!("{} [{}] on {} is like no job", worker.name, worker.labels, worker.pool);
         world.breaks("S9 exact-labels", what);
     }
+    fifo(world, database, worker);
+}
+
+/// A group's waiting jobs, oldest first.
+fn line(database: &Database, entity: EntityId, labels: &LabelSet) -> Vec<(Time, JobId)> {
+    let group = |job: &&Job| job.entity == entity && job.labels == *labels && is_waiting(job);
+    let mut line: Vec<_> = database.rows.jobs().filter(group).map(|job| (job.created_at, job.id)).collect();
+    line.sort_unstable();
+    line
+}
+
+/// S7: was an older job passed over that the same place and its owner's cap would have served?
+fn fifo(world: &World, database: &Database, worker: &Worker) {
+    let now = world.now();
+    let plan = &world.plan;
+    let faulty = !plan.plan.window.is_empty() || !plan.trouble.is_empty();
+    // What its own jobs did since the decision is not the decision's fault; nor is what could not be known.
+    let moved = |owner| lock(&world.judge).moved.get(&owner).is_some_and(|at| now - at < FRESH);
+    if faulty && now < plan.plan.quiet_at + RECOVERY || moved(worker.owner) {
+        return;
+    }
+    // The specification's loop: a group's turn is that of its oldest waiting job.
+    let Some(&served) = line(database, worker.entity, &worker.labels).first() else { return };
+    let waiting = database.rows.jobs().filter(|job| job.pool == worker.pool && is_waiting(job));
+    let older = waiting.filter(|job| (job.created_at, job.id) < served);
+    let others = older.filter(|job| job.entity != worker.entity || job.labels != worker.labels);
+    let others: BTreeMap<(EntityId, &LabelSet), &Job> = others.map(|job| ((job.entity, &job.labels), job)).collect();
+    for ((entity, labels), job) in others {
+        let account = world.github.peek(|github| {
+            let account = github.accounts.get(&account_of(github, entity.0)?)?;
+            (!account.removed && !account.suspended).then_some((account.id, account.installation))
+        });
+        let Some((account, installation)) = account else { continue };
+        let able = {
+            let judge = lock(&world.judge);
+            let refused = judge.refused.get(&(entity.0, number(&labels.to_string())));
+            let blocked = judge.blocked.get(&account).copied().unwrap_or(0);
+            let untold = judge.untold.get(&account).map_or(0, |it| it.until);
+            let told = blocked.max(untold);
+            let pause = if told > 0 { told + MINUTE + world.most_skew() } else { 0 };
+            judge.heard.contains(&(entity.0, installation))
+                && refused.is_none_or(|at| now - at > 3 * MINUTE)
+                && judge.trouble.get(&account).is_none_or(|until| now > *until)
+                && judge.back.get(&account).is_none_or(|at| now - at > RECOVERY)
+                && now > pause
+        };
+        let owned = database.rows.workers().filter(|it| it.owner == job.owner && !it.status.is_ended()).count();
+        let room = cap(world, job.owner).is_none_or(|cap| owned < cap as usize);
+        if !able || !room || moved(job.owner) {
+            continue;
+        }
+        // Who took a job is known some time later: each counts as free until a row names it.
+        let running = |job: &&Job| job.status == Status::Running && !job.is_requeued();
+        let names = |job: &Job| job.assignment.as_ref().map(|it| it.runner.clone());
+        let named: BTreeSet<_> = database.rows.jobs().filter(running).filter_map(names).collect();
+        let mine = |it: &&Worker| it.entity == entity && it.labels == *labels && !it.status.is_ended();
+        let free = database.rows.workers().filter(mine).filter(|it| !named.contains(it.name.text())).count();
+        if let Some((_, id)) = line(database, entity, labels).get(free).filter(|it| **it < served) {
+            let what = format!("{} is reserved while job {id}, which is older, waits for the same pool", worker.name);
+            return world.breaks("S7 fifo", what);
+        }
+    }
 }
 
 /// S16 and S8 for a worker that is failed: is what was concluded true? S10 and S12 for its diagnostics.
@@ -291,6 +400,7 @@ fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure:
         Some(pod) => (!is_ended(pod.phase) && pod.deleting.is_none(), true),
         None => (false, false),
     });
+    let alive = alive && !lock(&world.judge).replaced.contains(name.as_str());
     let (rare, untrue) = match failure {
         WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
         WorkerFailure::RunnerNeverRegistered => (Some(Rare::NeverRegistered), busy),

@@ -7,7 +7,7 @@ use super::{Account, AccountKind, Delivery, GitHub, Job, LAG, Repo, Runner, Scop
 /// Installation tokens live for an hour.
 const TOKEN_LIFE: Span = Span::hours(1);
 /// The id of every organisation's default runner group.
-const DEFAULT_GROUP: i64 = 1;
+pub const DEFAULT_GROUP: i64 = 1;
 /// GitHub's limit for a runner's name.
 const NAME_LIMIT: usize = 64;
 
@@ -201,6 +201,7 @@ impl GitHub {
             job: None,
             shows_busy: Time::NEVER,
             deaf: None,
+            ephemeral: true,
         };
         self.add_runner(id, runner);
         Ok((id, jit))

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use engine::ids::{Span, Time};
 
-pub use api::{ApiError, Quota};
+pub use api::{ApiError, DEFAULT_GROUP, Quota};
 
 /// A queued job that no runner takes fails after this.
 const QUEUE_LIMIT: Span = Span::hours(24);
@@ -131,6 +131,8 @@ pub struct Runner {
     pub job: Option<i64>,
     pub(crate) shows_busy: Time,
     pub(crate) deaf: Option<Time>,
+    /// Its entry goes with its one job.
+    pub(crate) ephemeral: bool,
 }
 
 /// A delivery to be sent.
@@ -210,6 +212,10 @@ pub struct GitHub {
     pub(crate) moved: Time,
     /// Jobs that went to a runner of another label set.
     pub stolen: u64,
+    /// Jobs that went to a runner that is not ephemeral.
+    pub taken: u64,
+    /// Jobs that no runner took within a day.
+    pub expired: u64,
     pub(crate) tokens: BTreeMap<String, (i64, Time)>,
     pub(crate) groups: BTreeMap<i64, (i64, String)>,
     outbox: VecDeque<Outgoing>,
@@ -238,6 +244,8 @@ impl GitHub {
             gone: VecDeque::new(),
             moved: Time::ZERO,
             stolen: 0,
+            taken: 0,
+            expired: 0,
             tokens: BTreeMap::new(),
             groups: BTreeMap::new(),
             outbox: VecDeque::new(),
@@ -467,6 +475,7 @@ impl GitHub {
         let old: Vec<i64> =
             self.queue.iter().take_while(|(at, _)| now.since(*at) >= QUEUE_LIMIT).map(|(_, id)| *id).collect();
         for id in old {
+            self.expired += 1;
             self.end_job(id, "failure", now);
         }
         let unused =
@@ -481,6 +490,34 @@ impl GitHub {
         if let Some(runner) = self.runners.remove(&id) {
             self.by_jit.remove(&runner.jit);
             self.gone.push_back((self.moved, id, runner));
+        }
+    }
+
+    /// A runner that nobody made a JIT configuration for: it stays, and takes one job after the other while it is online.
+    pub fn add_lasting_runner(&mut self, scope: Scope, group: i64, name: &str, labels: &[String], online: bool) {
+        let id = self.next_id();
+        let runner = Runner {
+            name: name.to_owned(),
+            scope,
+            group,
+            labels: labels.iter().map(|label| label.to_lowercase()).collect(),
+            jit: format!("none, {id}"),
+            created: self.moved,
+            online,
+            job: None,
+            shows_busy: Time::ZERO,
+            deaf: None,
+            ephemeral: false,
+        };
+        self.add_runner(id, runner);
+    }
+
+    /// Whoever sends deliveries died: what was on its way is over, without an answer.
+    pub fn give_up_deliveries(&mut self, now: Time) {
+        let waiting: BTreeSet<i64> = self.outbox.iter().map(|it| it.id).collect();
+        for delivery in self.log.iter_mut().filter(|it| !it.over && !waiting.contains(&it.id)) {
+            delivery.over = true;
+            delivery.at = now;
         }
     }
 
@@ -526,9 +563,10 @@ impl GitHub {
         runner.shows_busy = now + self.mischief.busy_lag;
         let deaf = self.mischief.deaf.contains(&runner.name);
         runner.deaf = deaf.then_some(now);
-        let (name, carries) = (runner.name.clone(), runner.labels.len());
+        let (name, carries, ephemeral) = (runner.name.clone(), runner.labels.len(), runner.ephemeral);
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        self.stolen += u64::from(job.labels.len() != carries);
+        self.taken += u64::from(!ephemeral);
+        self.stolen += u64::from(ephemeral && job.labels.len() != carries);
         job.state = JobState::InProgress;
         job.started = Some(now);
         job.runner = Some((runner_id, name));
@@ -549,9 +587,13 @@ impl GitHub {
         self.queue.remove(&(created, id));
         self.running.remove(&id);
         if let Some((runner, _)) = runner {
-            // Ephemeral: the entry goes with its one job.
-            self.forget_runner(runner);
-            self.finished.insert(runner, 0);
+            match self.runners.get_mut(&runner).filter(|it| !it.ephemeral) {
+                Some(stays) => stays.job = None,
+                None => {
+                    self.forget_runner(runner);
+                    self.finished.insert(runner, 0);
+                }
+            }
         }
         self.send_job(id, "completed", now);
     }

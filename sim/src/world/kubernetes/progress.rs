@@ -383,6 +383,18 @@ impl Cluster {
         self.note_pod(key);
     }
 
+    /// Somebody deletes a pod by force, and makes another like it without its Secret.
+    pub fn replace_pod(&mut self, key: &Key, now: Time) {
+        let Some(pod) = self.pods.get(key).cloned() else { return };
+        self.remove_pod(key);
+        // Nothing else has its name.
+        let _ = self.delete_secret(key);
+        let body = serde_json::json!({ "metadata": *pod.metadata, "spec": *pod.spec });
+        let fates = std::mem::take(&mut self.next_fates);
+        let _ = self.create_pod(&key.namespace, body, now);
+        self.next_fates = fates;
+    }
+
     fn collect_secrets(&mut self, now: Time) {
         let alive: std::collections::BTreeSet<&str> = self.pods.values().map(|pod| pod.uid.as_str()).collect();
         let owned = |secret: &Secret| {
