@@ -753,6 +753,7 @@ impl Sim {
             let until = Some(self.told_time(entry.reset_at));
             return GitHubAnswer { result: Err(GitHubError::RateLimited { until }), budget: Some(budget), calls: 1 };
         }
+        self.judge_reserve(account, call);
         let (mut result, calls) = act(self, account);
         let entry = &mut self.github.accounts[account];
         entry.used += calls;

@@ -126,12 +126,20 @@ pub async fn let_strangers_end(world: Arc<World>) {
     let Some(strangers) = &world.plan.plan.world.strangers else { return };
     world.fault(Fault::Strangers);
     wait_until(&world, strangers.until).await;
-    for (name, _) in strangers::pods(&world.plan.plan).into_iter().filter(|(_, runs)| *runs) {
-        let key = Key::new("default", &name);
+    let running: Vec<(String, bool)> =
+        strangers::pods(&world.plan.plan).into_iter().filter(|(_, runs)| *runs).collect();
+    // One that waits for a place is let run first.
+    let is_over = |(name, _): &(String, bool)| {
+        let key = Key::new("default", name);
         world.cluster.with(|cluster, now| {
-            let uid = cluster.pods.get(&key).map(|pod| pod.uid.clone());
-            uid.into_iter().for_each(|uid| cluster.finish_runner(&key, &uid, 0, now));
-        });
+            let known = cluster.pods.get(&key).map(|pod| (pod.uid.clone(), pod.ending.is_some()));
+            let Some((uid, over)) = known else { return true };
+            cluster.finish_runner(&key, &uid, 0, now);
+            over
+        })
+    };
+    while !running.iter().all(is_over) {
+        sleep(Duration::from_secs(5)).await;
     }
 }
 
@@ -301,8 +309,11 @@ fn begin(world: &Arc<World>, i: usize) {
         What::Replace => {
             if let Some(pod) = some_running_pod(world) {
                 world.fault(Fault::NameReused);
-                judge::replaced(world, &pod.name);
-                world.cluster.with(|cluster, now| cluster.replace_pod(&pod, now));
+                let uid = world.cluster.with(|cluster, now| {
+                    cluster.replace_pod(&pod, now);
+                    cluster.pods.get(&pod).map(|pod| pod.uid.clone())
+                });
+                judge::replaced(world, &pod.name, uid);
             }
         }
     }

@@ -37,10 +37,11 @@ pub fn watches_broken(world: &World) -> bool {
 }
 
 /// Somebody takes a pod away and makes another under its name, of which nobody knows at once.
-pub fn replaced(world: &World, name: &str) {
+pub fn replaced(world: &World, name: &str, uid: Option<String>) {
     let mut judge = lock(&world.judge);
     judge.late_pods.insert(name.to_owned(), world.now());
     judge.replaced.insert(name.to_owned());
+    judge.not_ours.extend(uid);
 }
 
 /// Watches are refused for this long.

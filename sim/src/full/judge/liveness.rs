@@ -25,12 +25,14 @@ use crate::world::{
     kubernetes::{Key, Phase},
 };
 
+/// Looks are this far apart, and a call may be under way at each end.
+const LOOK: i64 = 10 * SECOND;
 /// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
-const SERVED: i64 = 30 * SECOND + MINUTE;
+const SERVED: i64 = 30 * SECOND + LOOK;
 /// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
 const JIT_A_MINUTE: i64 = 160;
 /// A lost delivery is made up for (L2), and its repetition takes its way.
-const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
+const MADE_UP: i64 = 5 * MINUTE + LOOK;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
 /// Of an hour's calls, so many percent are kept for provisioning.
@@ -216,7 +218,10 @@ impl Look<'_> {
 
     /// S10: one configuration, one pod.
     fn at_jit_uses(&self) {
-        let twice = lock(&self.world.runners).used.values().find(|uids| uids.len() > 1).cloned();
+        // A Secret whose call was repeated is there for whatever pod somebody has made under its name meanwhile.
+        let not_ours = lock(&self.world.judge).not_ours.clone();
+        let ours = |uids: &&Vec<String>| uids.iter().filter(|uid| !not_ours.contains(*uid)).count();
+        let twice = lock(&self.world.runners).used.values().find(|uids| ours(uids) > 1).cloned();
         if let Some(uids) = twice {
             self.world.breaks("S10 one-jit-one-pod", format!("one configuration is used by {}", uids.join(" and ")));
         }
@@ -442,11 +447,13 @@ impl Look<'_> {
             });
             let unregistered = phase == Phase::Running && !online && !busy && !works && active && healthy && !deleting;
             // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
-            self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, || {
+            self.hold("L3 never-registered", key, unregistered, 150 * SECOND + LOOK, || {
                 format!("{name} runs and is not registered")
             });
             let pending = phase == Phase::Pending && active && healthy && !deleting;
-            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, || format!("{name} is pending"));
+            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 30 * SECOND + LOOK, || {
+                format!("{name} is pending")
+            });
             let orphan = !ended && !deleting && !active && healthy && !busy;
             self.hold("L4 orphan pod", key, orphan, CLEAN, || format!("pod {name} has no active worker"));
         }
@@ -460,7 +467,7 @@ impl Look<'_> {
                 .world
                 .cluster
                 .peek(|cluster| pod(cluster, row.name.as_str()).is_none_or(|pod| is_ended(pod.phase)));
-            self.hold("L4 orphan worker", number(row.name.as_str()), ended && healthy, CLEAN + 2 * MINUTE, || {
+            self.hold("L4 orphan worker", number(row.name.as_str()), ended && healthy, CLEAN + LOOK, || {
                 format!("worker {} is {:?} and has no pod", row.name, row.status)
             });
         }

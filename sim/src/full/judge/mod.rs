@@ -39,6 +39,8 @@ pub struct Judge {
     accepted: BTreeMap<i64, Told>,
     /// Pods that somebody made in place of ours.
     replaced: BTreeSet<String>,
+    /// The uids of those that they made.
+    not_ours: BTreeSet<String>,
     /// How often each delivery was repeated on request.
     repeated: BTreeMap<String, u32>,
     /// When each installation may be called again, as it told all and as it told each caller in its life.
