@@ -412,6 +412,10 @@ impl Sim {
     }
 
     pub(crate) fn pod_ends(&mut self, name: &WorkerName, code: i32) {
+        // One that was made in its place meanwhile has not begun.
+        if self.cluster.pods.get(name).is_some_and(|pod| pod.started.is_none()) {
+            return;
+        }
         self.end_pod(name, if code == 0 { PodPhase::Succeeded } else { PodPhase::Failed });
     }
 

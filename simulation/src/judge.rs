@@ -698,6 +698,7 @@ impl Sim {
     pub(crate) fn judge_pod_deleted(&mut self, name: &WorkerName) {
         let Some(pod) = self.cluster.pods.get(name) else { return };
         let (phase, finished, connected, created) = (pod.phase, pod.finished, pod.connected, pod.created);
+        let whose = pod.whose;
         if !phase.is_ended() {
             // One that has ended goes when its grace is over, however quiet it is then.
             self.judge.last_change = self.now;
@@ -723,6 +724,9 @@ impl Sim {
             failure.is_some_and(|failure| !matches!(failure, WorkerFailure::PodFailed | WorkerFailure::PodVanished));
         if !status.is_ended() {
             return self.breaks("S12 grace", format!("pod {name} is deleted before its row has ended"));
+        }
+        if whose == Whose::Replaced {
+            return;
         }
         let ended_for = finished.map_or(0, |at| self.now - at / SECOND * SECOND);
         if phase.is_ended() && !quick {

@@ -16,6 +16,8 @@ use std::time::Duration;
 use super::bed::{Bed, Model, against_model, on_board, stray};
 
 const BOARD: &str = "scw-em-rv1";
+/// The route of listings and watches of nodes.
+const NODES: &str = "/api/v1/{plural}";
 
 /// A pod with its Secret; unless it has a fate already it runs, and nothing in it ever reaches GitHub.
 async fn start(bed: &Bed, model: &Model, name: &str) -> PodUid {
@@ -307,11 +309,16 @@ fn a_watch_that_cannot_be_resumed_lists_anew() {
         model.models.cluster.faults.plan("GET", "watch=true", usize::MAX, Fault::Before(500, Vec::new()));
         model.models.cluster.cut_watches();
         model.with(|cluster, _| cluster.edit_node("board-1", |node| node.ready = false));
-        // The client's pauses are of half a second and more; between two of its attempts some of the world's seconds pass.
+        // Between two of the client's attempts half a minute passes, however long its pauses are here.
+        let attempts = || model.models.cluster.faults.calls()[&("GET".to_owned(), NODES.to_owned())];
         let time_passes = async {
+            let mut seen = attempts();
             loop {
-                model.pass(Span::secs(10));
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                if attempts() > seen {
+                    seen = attempts();
+                    model.pass(Span::secs(25));
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         let lost = |event: &ClusterEvent| matches!(event, ClusterEvent::Nodes(nodes) if !nodes[0].usable);

@@ -164,6 +164,9 @@ fn pod_deleted(world: &World, call: &Call, name: &str) {
     if !status.is_ended() {
         return world.breaks("S12 grace", format!("pod {name} is deleted before its row has ended"));
     }
+    if lock(&world.judge).replaced.contains(name) {
+        return;
+    }
     let quick = failure.is_some_and(|it| !matches!(it, WorkerFailure::PodFailed | WorkerFailure::PodVanished));
     let ended_for = ended.map_or(0, |at| world.time().since(Time(at.0 / SECOND * SECOND)).0);
     if is_ended(phase) && !quick && ended_for < GRACE - world.most_skew() {
