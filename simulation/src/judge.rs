@@ -19,7 +19,7 @@ use crate::{
     cluster::Whose,
     github::{Entry, JobState},
     register::Rare,
-    run::{HOUR, LOOK, MINUTE, SECOND, Sim},
+    run::{HOUR, MINUTE, SECOND, Sim},
     store::is_waiting,
 };
 
@@ -57,11 +57,11 @@ pub struct Broken {
 /// After the faults have stopped, this long is allowed before service is back to normal (L7).
 const RECOVERY: i64 = 2 * MINUTE;
 /// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
-const SERVED: i64 = 30 * SECOND + LOOK;
+const SERVED: i64 = 30 * SECOND + MINUTE;
 /// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
 const JIT_A_MINUTE: i64 = 160;
 /// A lost delivery is made up for (L2), and its repetition takes its way.
-const MADE_UP: i64 = 5 * MINUTE + LOOK;
+const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
 /// Of an hour's calls, so many percent are kept for provisioning.
@@ -646,7 +646,7 @@ impl Sim {
     pub(crate) fn judge_reserve(&mut self, account: usize, call: Call) {
         let it = &self.github.accounts[account];
         let (left, limit) = (i64::from(it.limit) - i64::from(it.used), i64::from(it.limit));
-        if call == Call::Poll && left < limit * (RESERVED - 2) / 100 {
+        if call == Call::Poll && left < limit * (RESERVED - 10) / 100 {
             let what = format!("a job of account {account} is asked about with {left} of {limit} calls left");
             self.breaks("S14 budget", what);
         }
@@ -1082,12 +1082,10 @@ impl Sim {
         let kept = GRACE + 10 * MINUTE + self.most_skew();
         for PodLook { name, key, unregistered, pending, orphan, old } in judged {
             // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
-            self.hold("L3 never-registered", key, unregistered, 150 * SECOND + LOOK, |_| {
+            self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, |_| {
                 format!("{name} runs and is not registered")
             });
-            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 30 * SECOND + LOOK, |_| {
-                format!("{name} is pending")
-            });
+            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, |_| format!("{name} is pending"));
             self.hold("L4 orphan pod", key, orphan, CLEAN, |_| format!("pod {name} has no active worker"));
             self.hold("S12 kept too long", key, old, kept, |_| format!("pod {name} has ended and is still there"));
         }
@@ -1102,7 +1100,7 @@ impl Sim {
         };
         let judged: Vec<_> = active.map(judged).collect();
         for (name, status, orphan) in judged {
-            self.hold("L4 orphan worker", number(&name), orphan, CLEAN + LOOK, |_| {
+            self.hold("L4 orphan worker", number(&name), orphan, CLEAN + 2 * MINUTE, |_| {
                 format!("worker {name} is {status:?} and has no pod")
             });
         }

@@ -25,14 +25,12 @@ use crate::world::{
     kubernetes::{Key, Phase},
 };
 
-/// Looks are this far apart, and a call may be under way at each end.
-const LOOK: i64 = 10 * SECOND;
 /// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
-const SERVED: i64 = 30 * SECOND + LOOK;
+const SERVED: i64 = 30 * SECOND + MINUTE;
 /// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
 const JIT_A_MINUTE: i64 = 160;
 /// A lost delivery is made up for (L2), and its repetition takes its way.
-const MADE_UP: i64 = 5 * MINUTE + LOOK;
+const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
 /// Of an hour's calls, so many percent are kept for provisioning.
@@ -447,13 +445,11 @@ impl Look<'_> {
             });
             let unregistered = phase == Phase::Running && !online && !busy && !works && active && healthy && !deleting;
             // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
-            self.hold("L3 never-registered", key, unregistered, 150 * SECOND + LOOK, || {
+            self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, || {
                 format!("{name} runs and is not registered")
             });
             let pending = phase == Phase::Pending && active && healthy && !deleting;
-            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 30 * SECOND + LOOK, || {
-                format!("{name} is pending")
-            });
+            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, || format!("{name} is pending"));
             let orphan = !ended && !deleting && !active && healthy && !busy;
             self.hold("L4 orphan pod", key, orphan, CLEAN, || format!("pod {name} has no active worker"));
         }
@@ -467,7 +463,7 @@ impl Look<'_> {
                 .world
                 .cluster
                 .peek(|cluster| pod(cluster, row.name.as_str()).is_none_or(|pod| is_ended(pod.phase)));
-            self.hold("L4 orphan worker", number(row.name.as_str()), ended && healthy, CLEAN + LOOK, || {
+            self.hold("L4 orphan worker", number(row.name.as_str()), ended && healthy, CLEAN + 2 * MINUTE, || {
                 format!("worker {} is {:?} and has no pod", row.name, row.status)
             });
         }
