@@ -302,9 +302,6 @@ impl Sim {
         self.job_in_the_way(name);
         let exists = self.cluster.pods.get(name).is_some_and(|pod| pod.uid == *uid && !pod.deleting);
         if exists {
-            if self.cluster.pods.get(name).is_some_and(|pod| pod.whose == Whose::Strangers) {
-                self.judge_touched("pod", name);
-            }
             self.judge_pod_deleted(name);
             if let Some(pod) = self.cluster.pods.get_mut(name) {
                 pod.deleting = true;

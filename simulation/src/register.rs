@@ -128,7 +128,7 @@ register! {
         ClockSkewed = "clock_skewed",
         /// An hour's calls are used up by others.
         HourUsedUp = "hour_used_up",
-        /// A container is killed for memory while its job runs.
+        /// A container is killed for memory: while its job runs, or at full depth as soon as it runs.
         OutOfMemory = "out_of_memory",
         /// A pod is taken away and another made under its name, with a uid of its own.
         NameReused = "name_reused",

@@ -16,6 +16,7 @@ use engine::{
 };
 
 use crate::{
+    plan::{Deed, What},
     register::{Fault, Rare},
     run::{Event, MINUTE, SECOND, Sim},
     store::away,
@@ -34,8 +35,6 @@ const WRITES_AT_ONCE: usize = 500;
 const DRIFT_STEP: i64 = 10 * SECOND;
 /// So many deliveries on their way at once are a storm.
 const STORM: usize = 30;
-/// Longer than this after it was told to, no process is to be there (L9).
-const EXITS: i64 = 30 * SECOND;
 
 /// One process.
 #[derive(Debug, Default)]
@@ -79,8 +78,6 @@ pub struct Scheduler {
     watching: bool,
     seen_at: i64,
     stopping: Option<i64>,
-    /// Since when it has known that it is to stop: not while it stood still.
-    told_to_stop: i64,
     /// Installations it was told not to call, by its own clock.
     blocked: BTreeMap<InstallationId, Time>,
     /// Installations of which the last answer said that the App is suspended there.
@@ -476,7 +473,6 @@ impl Sim {
 
     pub(crate) fn resume(&mut self, s: usize) {
         self.schedulers[s].paused = false;
-        self.schedulers[s].told_to_stop = self.now;
         for event in core::mem::take(&mut self.schedulers[s].held) {
             self.after(0, event);
         }
@@ -488,7 +484,6 @@ impl Sim {
         }
         self.counts.fault(Fault::Stopped);
         self.schedulers[s].stopping = Some(self.now + FINISH);
-        self.schedulers[s].told_to_stop = self.now;
         self.after(lasts.max(FINISH + SECOND), Event::Start(s));
         self.to(s, 0, Inbox::Finish);
     }
@@ -501,12 +496,11 @@ impl Sim {
             return self.to(s, 100, Inbox::Finish);
         }
         let epoch = process.epoch;
-        let took = self.now - process.told_to_stop;
-        // Where calls are answered, none is given up.
-        let hurried = under_way > 0 && self.plan.window.is_empty();
-        if took > EXITS || hurried {
-            let what = format!("scheduler {s} ends after {} s with {under_way} calls under way", took / SECOND);
-            self.breaks("L9 stops in time", what);
+        // Where calls are answered and nobody stands still, none is given up. That the process itself is gone in time is the
+        // full depth's to judge: here it is this loop's own doing.
+        let stands_still = |deed: &Deed| matches!(deed.what, What::Pause { .. });
+        if under_way > 0 && self.plan.window.is_empty() && !self.plan.deed.iter().any(stands_still) {
+            self.breaks("L9 exit", format!("scheduler {s} ends with {under_way} calls under way"));
         }
         self.renew_no_more(s);
         if let Some(epoch) = epoch {
@@ -786,8 +780,8 @@ impl Sim {
                 mute,
             });
         }
-        if !listens {
-            self.cut_short(s, &action);
+        if !self.schedulers[s].alive {
+            self.cut_short(&action);
         }
         if !listens && self.rng.chance(50) {
             return;
@@ -805,16 +799,14 @@ impl Sim {
         self.to(s, wait, Inbox::Answer(id, Box::new(action), Box::new(outcome)));
     }
 
-    /// A call whose caller is no more: at which step of provisioning was that killed?
-    fn cut_short(&mut self, s: usize, action: &Action) {
-        let step = match action {
-            _ if self.schedulers[s].alive => return,
-            Action::MintJit(_) => Rare::KilledMinting,
-            Action::CreatePod(_) => Rare::KilledCreatingPod,
-            Action::CreateSecret { .. } => Rare::KilledCreatingSecret,
-            _ => return,
-        };
-        self.rare(step);
+    /// A call whose caller was killed: at which step of provisioning?
+    fn cut_short(&mut self, action: &Action) {
+        match action {
+            Action::MintJit(_) => self.rare(Rare::KilledMinting),
+            Action::CreatePod(_) => self.rare(Rare::KilledCreatingPod),
+            Action::CreateSecret { .. } => self.rare(Rare::KilledCreatingSecret),
+            _ => {}
+        }
     }
 
     fn effect(&mut self, s: usize, action: &Action) -> Outcome {
@@ -882,10 +874,7 @@ impl Sim {
         if process.paused && listens && self.rng.chance(50) {
             return self.schedulers[s].held.push(Event::Write { scheduler: s, term, epoch, batch });
         }
-        if !listens
-            && batch.iter().any(|(_, write)| matches!(write, Write::Reserve { .. }))
-            && !self.schedulers[s].alive
-        {
+        if !self.schedulers[s].alive && batch.iter().any(|(_, write)| matches!(write, Write::Reserve { .. })) {
             self.rare(Rare::KilledReserving);
         }
         if !listens && self.rng.chance(50) {

@@ -12,7 +12,7 @@ use engine::{
 use crate::{
     cluster::{Fate, Pod, Whose},
     github::Entry,
-    plan::Plan,
+    plan::{Account, Plan},
     register::Fault,
     run::{Event, Sim},
 };
@@ -26,6 +26,11 @@ pub struct Runner {
     pub labels: Vec<String>,
     /// Its process is connected, and waits for jobs.
     pub online: bool,
+}
+
+/// The entity of an account at which strangers are registered: it, or a person's first repository.
+pub fn entity(account: &Account) -> i64 {
+    if account.user { account.id * 100 + 1 } else { account.id }
 }
 
 /// The entries that the entity with this id has beside ours.
@@ -68,7 +73,7 @@ impl Sim {
         let Some(strangers) = &plan.world.strangers else { return };
         self.counts.fault(Fault::Strangers);
         for account in &plan.world.account {
-            let entity = if account.user { account.id * 100 + 1 } else { account.id };
+            let entity = entity(account);
             for Runner { name, labels, online } in runners(&plan, entity) {
                 self.github.add_stranger(Entry {
                     name: WorkerName::from(name.as_str()),

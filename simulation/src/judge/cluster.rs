@@ -1,0 +1,146 @@
+//! What the cluster is asked, and why workers are failed.
+
+use engine::{
+    decision::WorkerFailure,
+    facts::{PodPhase, Worker},
+    ids::{PodUid, WorkerName},
+};
+
+use crate::{
+    cluster::{Pod, Whose},
+    register::Rare,
+    run::{HOUR, MINUTE, SECOND, Sim},
+};
+
+use super::GRACE;
+
+/// Views may lag this much behind nodes that come and go (S6).
+const VIEW_LAG: i64 = 4 * MINUTE;
+
+impl Sim {
+    pub(crate) fn judge_capacity_changes(&mut self) {
+        let offered = (0..self.cluster.nodes.len()).map(|pool| self.cluster.offered(pool)).collect();
+        self.judge.offered.push_back((self.now, offered));
+    }
+
+    /// S6, S9 and S11 for a new pod.
+    pub(crate) fn judge_pod_created(&mut self, worker: &Worker, pool: usize) {
+        self.judge.last_change = self.now;
+        let recent = self.judge.offered.iter().filter(|(at, _)| self.now - at < VIEW_LAG).map(|(_, all)| all[pool]);
+        let offered = recent.max().unwrap_or(0).max(self.cluster.offered(pool));
+        let live = self.cluster.live(pool) + 1;
+        // A pod whose maker was gone, or had given it up, when it came: its place was given to another, and who leads
+        // knows of it only once a view shows it. It is deleted as an orphan.
+        let late = |it: &&Pod| it.late && it.pool == pool && !it.phase.is_ended() && self.now - it.created < VIEW_LAG;
+        let excused = || i64::from(self.late_call) + self.cluster.pods.values().filter(late).count() as i64;
+        if live > offered && live - excused() <= offered {
+            self.rare(Rare::LatePod);
+        } else if live > offered {
+            self.breaks("S6 capacity", format!("pod {} is number {live} of {offered} in its pool", worker.name));
+        }
+        match self.store.rows.worker(&worker.name) {
+            None => self.breaks("S11 owned", format!("pod {} has no worker row", worker.name)),
+            Some(row) if row.pool != worker.pool => {
+                self.breaks("S9 exact-labels", format!("pod {} is for another pool than its row", worker.name));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// S10: one configuration, one pod.
+    pub(crate) fn judge_jit_used(&mut self, jit: i64, uid: &PodUid) {
+        let known = self.judge.jit.entry(jit).or_insert_with(|| uid.clone());
+        if known != uid {
+            let what = format!("JIT configuration {jit} is given to a second pod");
+            self.breaks("S10 one-jit-one-pod", what);
+        }
+    }
+
+    /// S8, S12 and S17 for a deletion.
+    pub(crate) fn judge_pod_deleted(&mut self, name: &WorkerName) {
+        let Some(pod) = self.cluster.pods.get(name) else { return };
+        let (phase, finished, connected) = (pod.phase, pod.finished, pod.connected);
+        let (created, whose) = (pod.created, pod.whose);
+        if !phase.is_ended() {
+            // One that has ended goes when its grace is over, however quiet it is then.
+            self.judge.last_change = self.now;
+        }
+        if whose == Whose::Strangers {
+            return self.judge_touched("pod", name);
+        }
+        let busy = connected.and_then(|runner| self.github.runners.get(&runner)).is_some_and(|it| it.job.is_some());
+        // A job may take six hours by default: whose App has been gone for longer, is owed no board.
+        let owed = self.store.rows.worker(name).and_then(|row| self.account_of(row.entity.0)).is_none_or(|account| {
+            let account = &self.github.accounts[account];
+            !account.removed || self.now - account.removed_at < 6 * HOUR
+        });
+        if busy && owed && !phase.is_ended() {
+            self.breaks("S8 never-kill-busy", format!("pod {name} is deleted while its runner executes a job"));
+        }
+        let row = self.store.rows.worker(name).map(|row| (row.status, row.failure, row.completed_at));
+        let Some((status, failure, completed_at)) = row else { return self.rare(Rare::OrphanPodDeleted) };
+        if completed_at.is_some_and(|at| at.0 - self.plan.epoch < created) {
+            self.rare(Rare::OrphanPodDeleted);
+        }
+        let quick =
+            failure.is_some_and(|failure| !matches!(failure, WorkerFailure::PodFailed | WorkerFailure::PodVanished));
+        if !status.is_ended() {
+            return self.breaks("S12 grace", format!("pod {name} is deleted before its row has ended"));
+        }
+        if whose == Whose::Replaced {
+            return;
+        }
+        let ended_for = finished.map_or(0, |at| self.now - at / SECOND * SECOND);
+        if phase.is_ended() && !quick {
+            if ended_for < GRACE - self.most_skew() {
+                let what = format!("pod {name} is deleted {} minutes after its end", ended_for / MINUTE);
+                self.breaks("S12 grace", what);
+            }
+            self.rare(Rare::GraceOver);
+        }
+    }
+
+    pub(super) fn most_skew(&self) -> i64 {
+        self.schedulers.iter().map(|it| it.offset.abs()).max().unwrap_or(0)
+    }
+
+    /// S16 and S8 for a worker that is failed: is what was concluded true?
+    pub(super) fn judge_failure(&mut self, name: &WorkerName, failure: WorkerFailure) {
+        let pod = self.cluster.pods.get(name);
+        let alive = pod.is_some_and(|pod| !pod.phase.is_ended() && !pod.deleting && pod.whose == Whose::Ours);
+        let runs_job = self.github.runner_of(name).is_some_and(|it| it.job.is_some());
+        let (rare, untrue) = match failure {
+            WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
+            WorkerFailure::RunnerNeverRegistered => {
+                let idle = self.judge.deleted_idle.get(name).copied().unwrap_or(0);
+                (Some(Rare::NeverRegistered), runs_job || idle > 90 * SECOND)
+            }
+            WorkerFailure::RunnerLost => {
+                let idle = self.judge.deleted_idle.get(name).copied().unwrap_or(0);
+                (Some(Rare::RunnerLost), runs_job || idle > 3 * MINUTE)
+            }
+            WorkerFailure::PodStuckPending => {
+                let runs = pod.is_some_and(|pod| pod.phase == PodPhase::Running && self.now - pod.since > 2 * MINUTE);
+                (Some(Rare::StuckPending), runs)
+            }
+            WorkerFailure::ProvisioningInterrupted => {
+                let runs = pod.is_some_and(|pod| pod.phase == PodPhase::Running && self.now - pod.since > 2 * MINUTE);
+                (Some(Rare::InterruptedWorkerFailed), runs)
+            }
+            WorkerFailure::Surplus => {
+                let before = pod.is_none();
+                (Some(if before { Rare::SurplusBeforeStart } else { Rare::SurplusRetired }), runs_job)
+            }
+            WorkerFailure::JitRefused => (Some(Rare::JitGivenUp), false),
+            WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
+            WorkerFailure::InstallationSuspended => (Some(Rare::SuspendedBeforeStart), pod.is_some()),
+            WorkerFailure::NameTaken | WorkerFailure::PodFailed | WorkerFailure::InstallationGone => (None, false),
+        };
+        if let Some(rare) = rare {
+            self.rare(rare);
+        }
+        if untrue {
+            self.breaks("S16 silence", format!("{name} is failed as {failure}, which is not so"));
+        }
+    }
+}

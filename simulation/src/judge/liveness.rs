@@ -1,0 +1,498 @@
+//! What must come about in time, looked at from when the plan's faults have stopped.
+
+use engine::{
+    facts::{Job, PodPhase, Status, Worker},
+    ids::{JobId, WorkerName},
+};
+
+use crate::{
+    cluster::{Pod, Whose},
+    github::{Entry, JobState},
+    register::Rare,
+    run::{HOUR, MINUTE, SECOND, Sim},
+    store::is_waiting,
+};
+
+use super::{GRACE, LISTED, RECOVERY, RESERVED, number};
+
+/// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
+const SERVED: i64 = 30 * SECOND + MINUTE;
+/// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
+const JIT_A_MINUTE: i64 = 160;
+/// A lost delivery is made up for (L2), and its repetition takes its way.
+const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
+/// From so many refusals on a delivery may wait up to an hour for its next repetition.
+const OFTEN: u32 = 5;
+/// A lost `completed` of a job on one of our runners (L2).
+const ENDED: i64 = 60 * SECOND + 15 * SECOND;
+/// A change that only the sweep over all jobs finds: its period, and a little.
+const SWEPT: i64 = 3 * MINUTE + 30 * SECOND;
+/// An App's end is proven by calls over 15 s, and all its jobs are failed (L2).
+const GONE: i64 = SWEPT;
+/// Orphans are gone (L4), surplus is retired (L5).
+const CLEAN: i64 = 10 * MINUTE;
+/// A new leader acts (L8).
+const LED: i64 = 15 * SECOND + 15 * SECOND;
+/// How long nothing may happen for the world to count as quiet (L6).
+const QUIET: i64 = 6 * MINUTE;
+
+/// Which accounts and entities can be looked after.
+#[derive(Debug)]
+struct Sight {
+    /// By account: nothing is wrong with it.
+    healthy: Vec<bool>,
+    /// By account: the App is not there, and time alone does not bring it back.
+    gone: Vec<bool>,
+    /// Entities of which a delivery has told with the installation that they have now.
+    told: Vec<i64>,
+    /// When time alone makes one healthy.
+    changes_at: i64,
+}
+
+/// What a group with waiting jobs has and may have.
+#[derive(Debug)]
+struct Supply {
+    key: i64,
+    entity: i64,
+    labels: String,
+    waiting: i64,
+    free: i64,
+    /// Under its owner's cap.
+    room: bool,
+    /// In its pool.
+    place: bool,
+    /// How long it takes to serve all jobs that its account has ever had.
+    crowd: i64,
+    /// A job of the entity was failed.
+    failed: bool,
+}
+
+/// What is seen of one pod, by the invariants that it may break.
+#[derive(Debug)]
+struct PodLook {
+    name: WorkerName,
+    key: i64,
+    unregistered: bool,
+    pending: bool,
+    orphan: bool,
+    old: bool,
+}
+
+impl Sim {
+    /// Notes that `holds`; breaks `invariant` when it has held for longer than `limit`.
+    fn hold(&mut self, invariant: &'static str, key: i64, holds: bool, limit: i64, what: impl FnOnce(&Self) -> String) {
+        let key = (key, invariant);
+        if !holds {
+            self.judge.held.remove(&key);
+            return;
+        }
+        let since = *self.judge.held.entry(key).or_insert(self.now);
+        self.judge.stale_at = self.judge.stale_at.min(since + limit + 1);
+        if self.now - since > limit {
+            let what = format!("for {} s: {}", (self.now - since) / SECOND, what(self));
+            self.breaks(invariant, what);
+        }
+    }
+
+    /// When GitHub takes an account's calls again as they come.
+    fn well_at(&self, account: usize) -> i64 {
+        let state = &self.github.accounts[account];
+        let until = state.blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
+        let waits_until = if until > 0 { until + RECOVERY } else { 0 };
+        let troubled_until = self.judge.trouble.get(&account).map_or(0, |at| at + HOUR);
+        let misled_until = self.judge.misled.get(&account).copied().unwrap_or(0);
+        waits_until.max(troubled_until).max(misled_until)
+    }
+
+    /// Whether an account can be served, and when time alone changes that.
+    fn health(&self, account: usize) -> (bool, i64) {
+        let state = &self.github.accounts[account];
+        let well_at = self.well_at(account);
+        let changes_at = if self.now < well_at { well_at } else { i64::MAX };
+        (!state.removed && !state.suspended && self.now >= well_at, changes_at)
+    }
+
+    fn is_healthy(&self, account: usize) -> bool {
+        self.health(account).0
+    }
+
+    /// Which accounts and entities can be looked after now.
+    fn sight(&self) -> Sight {
+        let health: Vec<(bool, i64)> = (0..self.github.accounts.len()).map(|it| self.health(it)).collect();
+        let told = self.told();
+        let changes_at = health.iter().map(|it| it.1).min().unwrap_or(i64::MAX);
+        let gone = self.github.accounts.iter().map(|it| it.removed || it.suspended).collect();
+        Sight { healthy: health.into_iter().map(|it| it.0).collect(), gone, told, changes_at }
+    }
+
+    /// Entities of which a delivery has told with the installation that they have now.
+    pub(super) fn told(&self) -> Vec<i64> {
+        let [mut told, mut by_the_past, mut by_others] = [const { Vec::<i64>::new() }; 3];
+        for row in self.store.rows.jobs().filter(|row| row.installation.0 != 0) {
+            let entity = row.entity.0;
+            let Some(account) = self.account_of(entity) else { continue };
+            let state = &self.github.accounts[account];
+            let heard = self.judge.heard.contains(&(row.entity, state.installation));
+            let is_it = row.installation.0 == state.installation;
+            let entities = match (heard || is_it && !row.status.is_ended(), is_it) {
+                (true, _) => &mut told,
+                (false, true) if state.removed_at == 0 => &mut by_the_past,
+                (false, true) => continue,
+                (false, false) => &mut by_others,
+            };
+            if !entities.contains(&entity) {
+                entities.push(entity);
+            }
+        }
+        // A leader that began late has read of jobs that have not ended alone, and of workers: those may name what was there
+        // before the App was installed anew, or what a delivery named wrongly.
+        told.extend(by_the_past.into_iter().filter(|entity| !by_others.contains(entity)));
+        told
+    }
+
+    /// Whether an entity's runners can be looked after: nothing is wrong with its account, and a delivery told of the
+    /// installation that it has now.
+    fn is_reachable(&self, sight: &Sight, entity: i64) -> bool {
+        self.account_of(entity).is_none_or(|account| sight.healthy[account] && sight.told.contains(&entity))
+    }
+
+    /// Looks at everything; whether the run is over.
+    pub(crate) fn look(&mut self) -> bool {
+        self.look_at_leadership();
+        if self.now < self.plan.quiet_at + RECOVERY {
+            return false;
+        }
+        // Where nothing has happened and no time is up there is nothing new to see.
+        if self.judge.dirty || self.now >= self.judge.stale_at {
+            let sight = self.sight();
+            self.judge.dirty = false;
+            self.judge.stale_at = sight.changes_at;
+            self.look_at_jobs(&sight);
+            self.look_at_gone_apps(&sight);
+            self.look_at_supply(&sight);
+            self.look_at_runners(&sight);
+            self.look_at_pods(&sight);
+            self.look_at_workers(&sight);
+            self.judge.settled = self.is_settled(&sight);
+        }
+        self.look_for_the_end()
+    }
+
+    fn look_at_leadership(&mut self) {
+        let able = self.schedulers.iter().any(|it| it.alive && !it.paused);
+        let led = self.schedulers.iter().any(|it| it.is_leading() && !it.paused);
+        self.hold("L8 failover", 0, able && !led, LED, |_| String::from("nobody leads"));
+    }
+
+    /// L2: rows follow GitHub.
+    fn look_at_jobs(&mut self, sight: &Sight) {
+        // What has ended on both sides says nothing new, and is most of what there is.
+        let open = |(id, job): &(&i64, &crate::github::Job)| {
+            sight.healthy[job.account]
+                && (job.state != JobState::Done
+                    || self.store.rows.job(JobId(**id)).is_none_or(|row| !row.status.is_ended()))
+        };
+        let open: Vec<i64> = self.github.jobs.iter().filter(open).map(|(id, _)| *id).collect();
+        let mut lost = vec![0; sight.healthy.len()];
+        for job in open.iter().filter_map(|id| self.github.jobs.get(id)).filter(|job| job.state == JobState::Done) {
+            lost[job.account] += 1;
+        }
+        for id in open {
+            let Some(job) = self.github.jobs.get(&id) else { continue };
+            let (state, account) = (job.state, job.account);
+            let row = self.store.rows.job(JobId(id));
+            let unknown = row.is_none() && job.posted.sent > 0 && job.posted.open == 0;
+            // What is refused again and again is repeated ever more rarely.
+            let limit = MADE_UP + if job.posted.refused >= OFTEN { HOUR } else { 0 };
+            self.hold("L2 made-up", id, unknown, limit, |_| format!("job {id} is not known"));
+            let Some(row) = self.store.rows.job(JobId(id)) else { continue };
+            if !self.is_reachable(sight, row.entity.0) {
+                continue;
+            }
+            let status = row.status;
+            let late = state == JobState::Done && !status.is_ended();
+            let named = row.assignment.as_ref().map(|it| WorkerName::new(it.runner.clone()));
+            let ours = named.is_some_and(|name| self.store.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
+            let waits = state == JobState::Queued && status == Status::Running && !row.is_requeued();
+            let poor = self.is_poor(account);
+            // Polls have a quarter of the hour's calls, evenly: when more ends were lost than a minute has polls for, a
+            // job waits for the others' turns.
+            let (a_minute, others) = (i64::from(self.github.accounts[account].limit) / 240, lost[account]);
+            let turns = (others - a_minute).max(0) * MINUTE / a_minute.max(1);
+            // Those that were before it keep the turns that they had, though they are made up for by now.
+            let turns = if late { *self.judge.turns.entry(id).or_insert(turns) } else { 0 };
+            // All that wait are asked about in turn.
+            let round = self.jobs_of(account) * MINUTE / a_minute.max(1);
+            // While its account is poor a job's time does not run; an hour must do all the same.
+            let asked = ENDED + turns + round;
+            let limit = if ours || status == Status::Pending { asked } else { asked.max(SWEPT) };
+            for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
+                self.hold("L2 ended", key, holds, limit, |_| format!("job {id} has ended and its row says {status:?}"));
+            }
+            for (key, holds, limit) in [(id, waits && !poor, asked.max(SWEPT)), (-id, waits, asked + HOUR)] {
+                self.hold("L2 requeued", key, holds, limit, |_| format!("job {id} is queued again and its row runs"));
+            }
+        }
+    }
+
+    /// L2: jobs of an App that is not there any more are failed, all of them.
+    fn look_at_gone_apps(&mut self, sight: &Sight) {
+        if !sight.gone.contains(&true) {
+            return;
+        }
+        let active = self.store.rows.jobs().filter(|row| !row.status.is_ended());
+        let active: Vec<(JobId, i64, i64)> = active.map(|row| (row.id, row.entity.0, row.installation.0)).collect();
+        for (id, entity, installation) in active {
+            let Some(account) = self.account_of(entity) else { continue };
+            let state = &self.github.accounts[account];
+            let gone = state.removed && state.installation == installation;
+            let able = self.now >= self.well_at(account) && !self.is_poor(account);
+            self.hold("L2 gone", id.0, gone && able, GONE, |_| format!("job {id} is active and its App is gone"));
+        }
+    }
+
+    /// Whether an account has more jobs than can be polled with what GitHub still grants within its hour, less what is
+    /// kept for provisioning.
+    fn is_poor(&self, account: usize) -> bool {
+        let it = &self.github.accounts[account];
+        let limit = i64::from(it.limit);
+        let spare = (limit - i64::from(it.used) - limit * RESERVED / 100).max(0);
+        let pace = if self.now < it.reset_at { spare * HOUR / (it.reset_at - self.now) } else { limit };
+        self.jobs_of(account) * 40 > limit.min(pace)
+    }
+
+    fn jobs_of(&self, account: usize) -> i64 {
+        self.github.jobs.values().filter(|job| job.account == account && job.state != JobState::Done).count() as i64
+    }
+
+    /// L1: whoever has room gets a worker.
+    fn look_at_supply(&mut self, sight: &Sight) {
+        // Each group with a waiting job, by its first one.
+        let mut groups: Vec<&Job> = Vec::new();
+        for (id, job) in &self.github.jobs {
+            if job.state != JobState::Queued || !sight.healthy[job.account] {
+                continue;
+            }
+            if let Some(row) = self.store.rows.job(JobId(*id)).filter(|row| is_waiting(row))
+                && !groups.iter().any(|it| it.entity == row.entity && it.labels == row.labels)
+            {
+                groups.push(row);
+            }
+        }
+        let groups: Vec<Supply> = groups.into_iter().map(|row| self.supply(row)).collect();
+        for it in &groups {
+            if !it.room {
+                self.rare(Rare::AtCap);
+            }
+            if !it.place {
+                self.rare(Rare::PoolFull);
+            }
+            let unmet = it.waiting > it.free && it.room && it.place;
+            // A runner that a job took whose row was failed shows as busy in the next listing only.
+            let limit = SERVED + it.crowd + if it.failed { LISTED } else { 0 };
+            self.hold("L1 served", it.key, unmet, limit, |_| {
+                let Supply { entity, labels, waiting, free, .. } = it;
+                format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room")
+            });
+        }
+        self.judge.held.retain(|key, _| key.1 != "L1 served" || groups.iter().any(|it| it.key == key.0));
+    }
+
+    /// What the group of a waiting job has and may have.
+    fn supply(&self, row: &Job) -> Supply {
+        let labels = row.labels.to_string();
+        let (waiting, free) = self.demand(row.entity, &row.labels, 0);
+        let pool = self.cluster.pools.iter().position(|pool| *pool == row.pool);
+        let place = pool.is_some_and(|pool| {
+            let unplaced = |it: &&Worker| {
+                !it.status.is_ended() && it.pool == row.pool && !self.cluster.pods.contains_key(&it.name)
+            };
+            let unplaced = self.store.rows.workers().filter(unplaced).count() as i64;
+            self.cluster.offered(pool) > self.cluster.live(pool) + unplaced
+        });
+        let lately = |it: &Job| it.entity == row.entity && it.status == Status::Failed;
+        let account = self.account_of(row.entity.0);
+        let jobs = self.github.jobs.values().filter(|job| Some(job.account) == account).count() as i64;
+        Supply {
+            key: row.entity.0 ^ crate::trace::number(&labels),
+            entity: row.entity.0,
+            labels,
+            waiting,
+            free,
+            room: self.owner_has_room(row.owner),
+            place,
+            crowd: jobs / JIT_A_MINUTE * MINUTE,
+            failed: self.store.rows.jobs().any(lately),
+        }
+    }
+
+    /// L4 and L5: what GitHub has of ours.
+    fn look_at_runners(&mut self, sight: &Sight) {
+        let judged = |(&id, entry): (&i64, &Entry)| {
+            let healthy = self.is_reachable(sight, entry.entity) && entry.job.is_none();
+            let row = self.store.rows.worker(&entry.name);
+            let orphan = healthy && row.is_none_or(|row| row.status.is_ended());
+            let idle = healthy && entry.idle_since.is_some();
+            let surplus = idle && row.is_some_and(|row| self.waiting_jobs(row.entity, &row.labels) == 0);
+            (id, orphan, surplus)
+        };
+        let judged: Vec<_> = self.github.ours().map(judged).collect();
+        for (id, orphan, surplus) in judged {
+            let name = |sim: &Self| sim.github.runners.get(&id).map_or(String::new(), |it| it.name.to_string());
+            self.hold("L4 orphan runner", id, orphan, CLEAN, |sim| format!("runner {} has no worker", name(sim)));
+            self.hold("L5 surplus", id, surplus, CLEAN, |sim| format!("runner {} is needed by nobody", name(sim)));
+        }
+    }
+
+    pub(super) fn account_of(&self, entity: i64) -> Option<usize> {
+        self.plan.world.account.iter().position(|it| if it.user { entity / 100 == it.id } else { entity == it.id })
+    }
+
+    /// L3 and L4: what the cluster has of ours.
+    fn look_at_pods(&mut self, sight: &Sight) {
+        // What a row says to run on it may run there, until a poll has told otherwise (L2 judges when it must have).
+        let works = |name: &WorkerName| {
+            let on_it = |job: &Job| job.assignment.as_ref().is_some_and(|it| it.runner == *name.text());
+            self.store.rows.jobs().any(|job| job.status == Status::Running && !job.is_requeued() && on_it(job))
+        };
+        let judged = |(name, pod): (&WorkerName, &Pod)| {
+            let row = self.store.rows.worker(name);
+            let active = row.is_some_and(|row| !row.status.is_ended());
+            let (ended, deleting) = (pod.phase.is_ended(), pod.deleting);
+            let healthy = row.is_none_or(|row| self.is_reachable(sight, row.entity.0));
+            let entry = pod.connected.or(pod.secret).and_then(|id| self.github.runners.get(&id));
+            let away = entry.is_none_or(|it| !it.online && it.job.is_none());
+            let busy = entry.is_some_and(|it| it.job.is_some());
+            PodLook {
+                key: number(name),
+                unregistered: pod.phase == PodPhase::Running && away && active && healthy && !deleting && !works(name),
+                pending: pod.phase == PodPhase::Pending && active && healthy && !deleting,
+                orphan: !ended && !deleting && !active && healthy && !busy,
+                old: ended && !deleting,
+                name: name.clone(),
+            }
+        };
+        let ours = self.cluster.pods.iter().filter(|(_, pod)| pod.whose != Whose::Strangers);
+        let judged: Vec<_> = ours.map(judged).collect();
+        let kept = GRACE + 10 * MINUTE + self.most_skew();
+        for PodLook { name, key, unregistered, pending, orphan, old } in judged {
+            // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
+            self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, |_| {
+                format!("{name} runs and is not registered")
+            });
+            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, |_| format!("{name} is pending"));
+            self.hold("L4 orphan pod", key, orphan, CLEAN, |_| format!("pod {name} has no active worker"));
+            self.hold("S12 kept too long", key, old, kept, |_| format!("pod {name} has ended and is still there"));
+        }
+    }
+
+    /// L4: what the store has of ours.
+    fn look_at_workers(&mut self, sight: &Sight) {
+        let active = self.store.rows.workers().filter(|it| !it.status.is_ended());
+        let judged = |row: &Worker| {
+            let ended = self.cluster.pods.get(&row.name).is_none_or(|pod| pod.phase.is_ended());
+            (row.name.clone(), row.status, ended && self.is_reachable(sight, row.entity.0))
+        };
+        let judged: Vec<_> = active.map(judged).collect();
+        for (name, status, orphan) in judged {
+            self.hold("L4 orphan worker", number(&name), orphan, CLEAN + 2 * MINUTE, |_| {
+                format!("worker {name} is {status:?} and has no pod")
+            });
+        }
+    }
+
+    /// Whether all that can end has ended.
+    fn is_settled(&self, sight: &Sight) -> bool {
+        let job = |(id, job): (&i64, &crate::github::Job)| {
+            let row = self.store.rows.job(JobId(*id));
+            let given_up = row.is_some_and(|row| row.status == Status::Failed);
+            sight.gone[job.account]
+                // Queued while the App was not installed: nobody ever told us.
+                || job.posted.sent == 0
+                || (job.state == JobState::Done && row.is_none_or(|row| row.status.is_ended()))
+                || (job.state == JobState::Queued && given_up)
+        };
+        // What a limit keeps from being done now is done when the limit is over, and is waited for.
+        let free = |entity: i64| {
+            self.account_of(entity).is_none_or(|account| !sight.gone[account] && sight.told.contains(&entity))
+        };
+        let pod = |(name, pod): (&WorkerName, &Pod)| {
+            let over = pod.phase.is_ended() || pod.whose == Whose::Strangers;
+            over || self.store.rows.worker(name).is_some_and(|row| !free(row.entity.0))
+        };
+        self.github.under_way == 0
+            // What was not answered is still to be repeated, in its time.
+            && self.github.unanswered.is_empty()
+            && self.github.jobs.iter().all(job)
+            && self.store.rows.workers().all(|it| it.status.is_ended() || !free(it.entity.0))
+            && self.github.ours().all(|(_, it)| !free(it.entity))
+            && self.cluster.pods.iter().all(pod)
+    }
+
+    /// ghfe accepted a delivery: what it tells changes rows by right, so that quiet is looked for anew.
+    pub(crate) fn judge_delivered(&mut self) {
+        self.judge.done_at = None;
+    }
+
+    /// Whether it has been quiet since all that can end has ended.
+    fn look_for_the_end(&mut self) -> bool {
+        if !self.judge.settled {
+            self.judge.done_at = None;
+            return false;
+        }
+        let decisions: u64 = self.schedulers.iter().map(|it| it.decisions).sum();
+        // Whoever could not be looked after until now has just begun.
+        let reachable: Vec<bool> = (0..self.github.accounts.len()).map(|account| self.is_healthy(account)).collect();
+        let healthy = reachable.iter().all(|&it| it);
+        if self.judge.reachable != reachable {
+            self.judge.reachable = reachable;
+            self.judge.done_at = None;
+        }
+        let Some(done_at) = self.judge.done_at else {
+            self.judge.done_at = Some(self.now);
+            self.judge.decisions_at_done = decisions;
+            self.judge.left_at_done = self.store.rows.workers().any(|it| !it.status.is_ended());
+            return false;
+        };
+        let quiet_for = self.now - done_at;
+        let grace = self.plan.long && self.cluster.pods.values().any(|pod| pod.whose != Whose::Strangers);
+        if quiet_for < QUIET || grace {
+            return false;
+        }
+        let healthy = healthy && self.github.accounts.iter().all(|account| account.removed_at == 0);
+        // Workers of whom nobody can ask are given up in time.
+        if !self.plan.long && healthy && !self.judge.left_at_done && self.judge.last_change > done_at + MINUTE {
+            let what =
+                format!("something changed {} s after all was done", (self.judge.last_change - done_at) / SECOND);
+            self.breaks("L6 quiet", what);
+        }
+        // A tick every 15 s, and what the periodic readings wake: some dozens a minute at most.
+        let rate = (decisions - self.judge.decisions_at_done) * 60 / (quiet_for / SECOND).max(1) as u64;
+        if rate > 120 {
+            self.breaks("L6 quiet", format!("{rate} decisions a minute with nothing to decide"));
+        }
+        self.judge_kept();
+        true
+    }
+
+    /// The plan's time is over and not all is done.
+    pub(crate) fn judge_end(&mut self) {
+        let open: Vec<String> = self
+            .github
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.state != JobState::Done && job.posted.sent > 0)
+            .map(|(id, job)| format!("job {id} {:?}", job.state))
+            .chain(
+                self.store
+                    .rows
+                    .workers()
+                    .filter(|it| !it.status.is_ended())
+                    .map(|it| format!("worker {} {:?}", it.name, it.status)),
+            )
+            .chain(self.github.ours().map(|(_, it)| format!("runner {}", it.name)))
+            .take(8)
+            .collect();
+        self.breaks("L1 done", format!("the plan's time is over, and there are {}", open.join(", ")));
+    }
+}

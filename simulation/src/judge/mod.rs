@@ -1,0 +1,133 @@
+//! What must always hold, each invariant by its name, written against the world's truth and the store's rows.
+//!
+//! Nothing here asks the engine. Safety is judged at every effect; liveness from the moment the plan's faults have
+//! stopped, with an eye for when waiting is legitimate.
+
+mod cluster;
+mod github;
+mod liveness;
+mod rows;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use engine::{
+    facts::{Job, Status},
+    ids::{EntityId, JobId, OwnerId, PodUid, Time, WorkerName},
+};
+
+use crate::run::{HOUR, MINUTE, SECOND};
+
+/// Which call of an installation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// One job.
+    Poll,
+    /// A scope's runners.
+    List,
+    /// A JIT configuration.
+    Mint,
+    /// A runner's deletion.
+    Delete,
+}
+
+impl Call {
+    /// Writes cost five points.
+    pub fn is_write(self) -> bool {
+        matches!(self, Call::Mint | Call::Delete)
+    }
+}
+
+/// What did not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broken {
+    /// The invariant's name.
+    pub invariant: &'static str,
+    /// When, in milliseconds since the world's start.
+    pub at: i64,
+    /// What happened.
+    pub what: String,
+}
+
+/// After the faults have stopped, this long is allowed before service is back to normal (L7).
+const RECOVERY: i64 = 2 * MINUTE;
+/// Of an hour's calls, so many percent are kept for provisioning.
+const RESERVED: i64 = 30;
+/// Runners are listed every two minutes; one that is busy with what nobody told of counts as taken 90 s later.
+const LISTED: i64 = 3 * MINUTE + 45 * SECOND;
+/// The grace period (S12).
+const GRACE: i64 = 6 * HOUR;
+
+/// What a job's accepted deliveries say, all together: the same in whatever order and however often they came.
+#[derive(Debug)]
+struct Told {
+    status: Status,
+    installation: i64,
+    started: Option<Time>,
+    ended: Option<Time>,
+}
+
+/// Memory of what was, to hold what is against.
+#[derive(Debug, Default)]
+pub struct Judge {
+    jobs: BTreeMap<JobId, Job>,
+    workers: BTreeMap<WorkerName, Status>,
+    accepted: BTreeMap<JobId, Told>,
+    jit: BTreeMap<i64, PodUid>,
+    repeated: BTreeMap<Arc<str>, u32>,
+    /// What pools offered before each change, latest last.
+    offered: VecDeque<(i64, Vec<i64>)>,
+    /// Entries that were online and without a job for some time when they were deleted.
+    deleted_idle: BTreeMap<WorkerName, i64>,
+    /// How long each job whose end was lost waits for those that were lost before it.
+    turns: BTreeMap<i64, i64>,
+    /// What holds that must not for long, and since when.
+    held: BTreeMap<(i64, &'static str), i64>,
+    /// Something has happened in the world since the last whole look at it.
+    pub(crate) dirty: bool,
+    /// What the last whole look found stays so until then, if nothing happens.
+    stale_at: i64,
+    /// It found that all that can end has ended.
+    settled: bool,
+    trouble: BTreeMap<usize, i64>,
+    refused: BTreeMap<(EntityId, i64), i64>,
+    /// When each owner's room or demand last changed: decisions lag behind the rows.
+    moved: BTreeMap<OwnerId, i64>,
+    last_change: i64,
+    done_at: Option<i64>,
+    decisions_at_done: u64,
+    /// Workers had not ended then that the leader cannot look after.
+    left_at_done: bool,
+    reachable: Vec<bool>,
+    /// Until when calls may still go by a later installation that a delivery named wrongly, by account; and which ones this
+    /// leader has read of, by entity.
+    misled: BTreeMap<usize, i64>,
+    misleading: BTreeSet<(EntityId, i64)>,
+    /// Since when rows have named an entity's installation rightly.
+    named: BTreeMap<(EntityId, i64), i64>,
+    /// By entity, the installations that the leader has read of.
+    heard: BTreeSet<(EntityId, i64)>,
+    /// By account, how often it was refused without being told until when, and until when it is advised to wait. A caller
+    /// may not hear of the answers in between.
+    untold: BTreeMap<usize, (u32, i64)>,
+}
+
+impl Judge {
+    pub(crate) fn note_used_up(&mut self, account: usize, now: i64) {
+        self.trouble.insert(account, now);
+    }
+
+    /// GitHub's advice for a refusal that names no time: a minute, and twice as long after each further one.
+    pub(crate) fn note_untold(&mut self, account: usize, now: i64) {
+        let (times, until) = self.untold.entry(account).or_default();
+        // Whether a refusal counts as one more depends on when the earlier ones were heard of; here each does.
+        *until = (*until).max(now + (MINUTE << (*times).min(5)));
+        *times += 1;
+    }
+}
+
+fn number(name: &WorkerName) -> i64 {
+    crate::trace::number(name.as_str())
+}
