@@ -23,7 +23,7 @@ use wire::{Groups, Jit, JobBody, LogLine, Runners};
 use crate::ports::{GitHub, JitConfig};
 
 /// The runner group of organisations. The default group, 1, serves where creating one is refused.
-const GROUP_NAME: &str = "RISE RISC-V Runners";
+pub const GROUP_NAME: &str = "RISE RISC-V Runners";
 /// GitHub's id of every organisation's default group, and of the one group repositories have.
 const DEFAULT_GROUP: i64 = 1;
 /// Where groups are refused they are asked for again after so long: a plan may change, and one 404 may be a glitch.

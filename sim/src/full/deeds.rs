@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use adapters::ports::Clock;
+use adapters::{github::GROUP_NAME, ports::Clock};
 use engine::ids::Span;
 use serde_json::json;
 use simulation::{
@@ -37,8 +37,6 @@ const STEP: Duration = Duration::from_millis(250);
 const IN_THE_WAY: i64 = 1_000_000;
 /// Repositories of each account.
 const REPOS: i64 = 2;
-/// The runner group that the service makes its runners in.
-const GROUP: &str = "RISE RISC-V Runners";
 /// The label of a node that names its boards.
 const BOARD_LABEL: &str = "riseproject.dev/board";
 
@@ -90,21 +88,13 @@ pub fn set_up(plan: &FullPlan, keys: &(ModelKey, ModelKey), clock: Clock) -> (Ar
         }
     }
     for account in &world.account {
-        let (entity, scope) = if account.user {
-            let repo = repo_id(account.id, 1);
-            (repo, Scope::Repository(repo))
-        } else {
-            (account.id, Scope::Organization(account.id))
-        };
-        // Staging makes its runners in the same group.
-        let ours = match scope {
-            Scope::Organization(id) if world.strangers.is_some() => {
-                github.create_group(id, GROUP).unwrap_or(DEFAULT_GROUP)
-            }
-            _ => DEFAULT_GROUP,
-        };
+        let entity = strangers::entity(account);
+        let scope = if account.user { Scope::Repository(entity) } else { Scope::Organization(entity) };
         for (i, it) in strangers::runners(&plan.plan, entity).into_iter().enumerate() {
-            let group = if i == 0 { ours } else { DEFAULT_GROUP };
+            // Staging's, the first, is in the group that the service uses.
+            let shares = i == 0 && !account.user;
+            let group = if shares { github.create_group(entity, GROUP_NAME).ok() } else { None };
+            let group = group.unwrap_or(DEFAULT_GROUP);
             github.add_lasting_runner(scope, group, &it.name, &it.labels, it.online);
         }
     }
@@ -115,8 +105,7 @@ pub fn set_up(plan: &FullPlan, keys: &(ModelKey, ModelKey), clock: Clock) -> (Ar
 
 /// Names of all runners and pods that are not ours.
 pub fn strangers(plan: &FullPlan) -> BTreeSet<String> {
-    let accounts = plan.plan.world.account.iter();
-    let entities = accounts.map(|it| if it.user { repo_id(it.id, 1) } else { it.id });
+    let entities = plan.plan.world.account.iter().map(strangers::entity);
     let runners = entities.flat_map(|entity| strangers::runners(&plan.plan, entity)).map(|it| it.name);
     runners.chain(strangers::pods(&plan.plan).into_iter().map(|(name, _)| name)).collect()
 }
@@ -309,11 +298,8 @@ fn begin(world: &Arc<World>, i: usize) {
         What::Replace => {
             if let Some(pod) = some_running_pod(world) {
                 world.fault(Fault::NameReused);
-                let uid = world.cluster.with(|cluster, now| {
-                    cluster.replace_pod(&pod, now);
-                    cluster.pods.get(&pod).map(|pod| pod.uid.clone())
-                });
-                judge::replaced(world, &pod.name, uid);
+                let uid = world.cluster.with(|cluster, now| cluster.replace_pod(&pod, now));
+                uid.into_iter().for_each(|uid| judge::replaced(world, &pod.name, uid));
             }
         }
     }
@@ -361,10 +347,10 @@ pub fn job_in_the_way(world: &World, is_it: impl Fn(i64, &Runner) -> bool) {
 
 fn some_running_pod(world: &World) -> Option<Key> {
     let running: Vec<Key> = world.cluster.peek(|cluster| {
-        let runs = |(_, pod): &(&Key, &crate::world::kubernetes::Pod)| {
-            pod.phase == crate::world::kubernetes::Phase::Running && pod.deleting.is_none()
+        let runs = |(key, pod): &(&Key, &crate::world::kubernetes::Pod)| {
+            let ours = !world.strangers.contains(&key.name);
+            ours && pod.phase == crate::world::kubernetes::Phase::Running && pod.deleting.is_none()
         };
-        let runs = |it: &(&Key, &crate::world::kubernetes::Pod)| runs(it) && !world.strangers.contains(&it.0.name);
         cluster.pods.iter().filter(runs).map(|(key, _)| key.clone()).collect()
     });
     let last = running.len().checked_sub(1)?;

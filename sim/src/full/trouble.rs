@@ -169,42 +169,42 @@ fn draw_troubles(rng: &mut Rng, full: &mut FullPlan, profile: Profile) {
     draw_others(full);
 }
 
-/// What the service talks to stands still, or GitHub is away. Drawn apart, too.
-fn draw_others(full: &mut FullPlan) {
-    let mut rng = Rng::new(full.plan.seed ^ 0x07e5);
-    let active = full.plan.quiet_at;
-    if rng.chance(85) {
-        return;
-    }
-    for _ in 0..rng.between(1, 2) {
-        let at = rng.between(0, active - 1);
-        let lasts = rng.between(SECOND, 90 * SECOND).min(active - at);
-        let upset = match rng.below(5) {
-            0 | 1 => Upset::Kill(Node::GitHub),
-            2 => Upset::Pause(Node::GitHub),
-            3 => Upset::Pause(Node::Cluster),
-            _ => Upset::Pause(Node::Postgres),
-        };
-        full.trouble.push(Trouble { at, lasts, upset });
-    }
+/// What GitHub does that the fast depth has no part for.
+fn draw_github_troubles(full: &mut FullPlan) {
+    draw_apart(full, (0x9e17, 20), (3, 10 * MINUTE), |rng| match rng.below(4) {
+        0 => Upset::RevokeTokens,
+        1 => Upset::DropGroups,
+        _ => Upset::RefuseGroups(if rng.chance(50) { 403 } else { 404 }),
+    });
 }
 
-/// What GitHub does that the fast depth has no part for. Drawn apart, so that a seed's other troubles are what they were.
-fn draw_github_troubles(full: &mut FullPlan) {
-    let mut rng = Rng::new(full.plan.seed ^ 0x9e17);
+/// What the service talks to stands still, or GitHub is away.
+fn draw_others(full: &mut FullPlan) {
+    draw_apart(full, (0x07e5, 15), (2, 90 * SECOND), |rng| match rng.below(5) {
+        0 | 1 => Upset::Kill(Node::GitHub),
+        2 => Upset::Pause(Node::GitHub),
+        3 => Upset::Pause(Node::Cluster),
+        _ => Upset::Pause(Node::Postgres),
+    });
+}
+
+/// Troubles of one kind, with a draw of their own, so that a seed's others are what they were: in `percent` of all worlds up
+/// to `most` of them, each for `longest` milliseconds at most.
+fn draw_apart(
+    full: &mut FullPlan,
+    (salt, percent): (u64, u32),
+    (most, longest): (i64, i64),
+    upset: impl Fn(&mut Rng) -> Upset,
+) {
+    let mut rng = Rng::new(full.plan.seed ^ salt);
     let active = full.plan.quiet_at;
-    if rng.chance(80) {
+    if rng.chance(100 - percent) {
         return;
     }
-    for _ in 0..rng.between(1, 3) {
+    for _ in 0..rng.between(1, most) {
         let at = rng.between(0, active - 1);
-        let lasts = rng.between(SECOND, 10 * MINUTE).min(active - at);
-        let upset = match rng.below(4) {
-            0 => Upset::RevokeTokens,
-            1 => Upset::DropGroups,
-            _ => Upset::RefuseGroups(if rng.chance(50) { 403 } else { 404 }),
-        };
-        full.trouble.push(Trouble { at, lasts, upset });
+        let lasts = rng.between(SECOND, longest).min(active - at);
+        full.trouble.push(Trouble { at, lasts, upset: upset(&mut rng) });
     }
 }
 

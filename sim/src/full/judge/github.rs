@@ -17,7 +17,7 @@ use super::{
         faces::Call,
         world::{Node, World, lock},
     },
-    RECOVERY, account_of, is_ours, parts,
+    RECOVERY, account_of, parts, touched,
 };
 use crate::world::github::{GitHub, JobState, Scope};
 
@@ -221,11 +221,8 @@ pub fn before_github(world: &World, call: &Call) {
             return world.rare(Rare::BusyRunnerKept);
         }
         lock(&world.judge).last_change = world.now();
-        if !is_ours(&name) {
-            world.breaks("S17 isolation", format!("runner {name} is not production's"));
-        }
         if world.strangers.contains(&name) {
-            world.breaks("S11 owned", format!("runner {name} is not ours, and is taken away"));
+            touched(world, "runner", &name);
         }
         let row = lock(&world.database).rows.worker(&WorkerName::from(name.as_str())).map(|row| row.status);
         if row.is_none_or(Status::is_ended) {

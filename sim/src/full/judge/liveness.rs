@@ -217,9 +217,9 @@ impl Look<'_> {
     /// S10: one configuration, one pod.
     fn at_jit_uses(&self) {
         // A Secret whose call was repeated is there for whatever pod somebody has made under its name meanwhile.
-        let not_ours = lock(&self.world.judge).not_ours.clone();
-        let ours = |uids: &&Vec<String>| uids.iter().filter(|uid| !not_ours.contains(*uid)).count();
-        let twice = lock(&self.world.runners).used.values().find(|uids| ours(uids) > 1).cloned();
+        let twice = lock(&self.world.runners).used.values().find(|uids| uids.len() > 1).cloned();
+        let ours = |uid: &&String| !lock(&self.world.judge).replaced.values().any(|it| it == *uid);
+        let twice = twice.filter(|uids| uids.iter().filter(ours).count() > 1);
         if let Some(uids) = twice {
             self.world.breaks("S10 one-jit-one-pod", format!("one configuration is used by {}", uids.join(" and ")));
         }

@@ -37,10 +37,8 @@ pub struct Judge {
     jobs: BTreeMap<JobId, Status>,
     workers: BTreeMap<WorkerName, Status>,
     accepted: BTreeMap<i64, Told>,
-    /// Pods that somebody made in place of ours.
-    replaced: BTreeSet<String>,
-    /// The uids of those that they made.
-    not_ours: BTreeSet<String>,
+    /// Pods that somebody made in place of ours: the latest uid of each.
+    replaced: BTreeMap<String, String>,
     /// How often each delivery was repeated on request.
     repeated: BTreeMap<String, u32>,
     /// When each installation may be called again, as it told all and as it told each caller in its life.
@@ -119,9 +117,11 @@ fn cap(world: &World, owner: OwnerId) -> Option<u32> {
     account.and_then(|account| account.cap).or(plan.default_cap)
 }
 
-/// Production's names, not staging's.
-fn is_ours(name: &str) -> bool {
-    name.starts_with("rise-riscv-runner-") && !name.starts_with("rise-riscv-runner-staging-")
+/// S11 and S17: something that is not ours is taken away.
+fn touched(world: &World, kind: &str, name: &str) {
+    let staging = name.starts_with("rise-riscv-runner-staging-");
+    let (invariant, whose) = if staging { ("S17 isolation", "staging's") } else { ("S11 owned", "not ours") };
+    world.breaks(invariant, format!("{kind} {name} is {whose}, and is taken away"));
 }
 
 /// A path's parts, without its query.

@@ -96,7 +96,7 @@ pub fn accepted(world: &World, id: i64, said: Told) {
         told.status = told.status.max(said.status);
         told.installation = told.installation.max(said.installation);
         told.started = told.started.max(said.started);
-        told.ended = told.ended.or(said.ended);
+        told.ended = [told.ended, said.ended].into_iter().flatten().min();
         told.clone()
     };
     let Some(row) = database.rows.job(JobId(id)) else {
@@ -400,7 +400,7 @@ fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure:
         Some(pod) => (!is_ended(pod.phase) && pod.deleting.is_none(), true),
         None => (false, false),
     });
-    let alive = alive && !lock(&world.judge).replaced.contains(name.as_str());
+    let alive = alive && !lock(&world.judge).replaced.contains_key(name.as_str());
     let (rare, untrue) = match failure {
         WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
         WorkerFailure::RunnerNeverRegistered => (Some(Rare::NeverRegistered), busy),

@@ -383,9 +383,9 @@ impl Cluster {
         self.note_pod(key);
     }
 
-    /// Somebody deletes a pod by force, and makes another like it without its Secret.
-    pub fn replace_pod(&mut self, key: &Key, now: Time) {
-        let Some(pod) = self.pods.get(key).cloned() else { return };
+    /// Somebody deletes a pod by force, and makes another like it without its Secret: its uid.
+    pub fn replace_pod(&mut self, key: &Key, now: Time) -> Option<String> {
+        let pod = self.pods.get(key)?.clone();
         self.remove_pod(key);
         // Nothing else has its name.
         let _ = self.delete_secret(key);
@@ -393,6 +393,7 @@ impl Cluster {
         let fates = std::mem::take(&mut self.next_fates);
         let _ = self.create_pod(&key.namespace, body, now);
         self.next_fates = fates;
+        self.pods.get(key).map(|pod| pod.uid.clone())
     }
 
     fn collect_secrets(&mut self, now: Time) {
