@@ -182,14 +182,18 @@ impl Notices {
         }
     }
 
-    /// Notes that a watch of the cluster broke with this message, or that it showed something. One that is up again and has
-    /// nothing to show says nothing: any call that works speaks for it. Where calls work and the watch does not, it keeps
-    /// coming back, and so does not count as over.
-    pub fn watch(&self, attempt: &'static str, result: Result<(), &str>) {
-        match result {
-            Ok(()) => self.worked(Subject::Kubernetes, ANY_CALL),
-            Err(message) => self.failed(Subject::Kubernetes, ANY_CALL, attempt, message),
-        }
+    /// A watch of the cluster showed something.
+    pub fn watch_shows(&self, attempt: &'static str) {
+        self.worked(Subject::Kubernetes, Attempt(attempt, InstallationId(0)));
+        self.worked(Subject::Kubernetes, ANY_CALL);
+    }
+
+    /// A watch of the cluster broke with this message. One that is up again and has nothing to show says nothing: where nobody
+    /// had `answered` it, any call that works speaks for it. An error that was its answer may be this watch's alone; it is
+    /// over when the watch shows something, or was not met again for some time.
+    pub fn watch_broke(&self, attempt: &'static str, message: &str, answered: bool) {
+        let failing = if answered { Attempt(attempt, InstallationId(0)) } else { ANY_CALL };
+        self.failed(Subject::Kubernetes, failing, attempt, message);
     }
 
     /// Notes how something with the store ended.
@@ -440,13 +444,24 @@ pub(crate) mod tests {
     fn a_watch_that_broke_is_over_when_a_call_works_and_a_call_is_not_when_a_watch_does() {
         let notices = Notices::default();
         let away = || Err::<(), _>(ClusterError::Unavailable { message: "away".to_owned() });
-        notices.watch("watch nodes", Err("away"));
+        notices.watch_broke("watch nodes", "away", false);
         assert_eq!(notices.now().len(), 1);
         notices.cluster("list pods", &Ok(()));
         assert_eq!(notices.now(), Vec::<String>::new());
         notices.cluster("create a pod", &away());
-        notices.watch("watch pods", Ok(()));
+        notices.watch_shows("watch pods");
         assert_eq!(notices.now().len(), 1);
+    }
+
+    #[test]
+    fn a_watch_that_is_refused_stays_a_trouble_while_others_and_calls_work() {
+        let notices = Notices::default();
+        notices.watch_broke("watch nodes", "500", true);
+        notices.watch_shows("watch pods");
+        notices.cluster("list pods", &Ok(()));
+        assert_eq!(notices.now(), ["Kubernetes: 500 (for 0 s, 1 calls)"]);
+        notices.watch_shows("watch nodes");
+        assert_eq!(notices.now(), Vec::<String>::new());
     }
 
     #[test]

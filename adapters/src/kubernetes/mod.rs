@@ -22,11 +22,12 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Either, Limited, StreamBody};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, PostParams, Preconditions},
+    client::Body,
     core::{Request, Status},
     runtime::{
         WatchStreamExt,
@@ -36,7 +37,7 @@ use kube::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower::buffer::error::{Closed, ServiceError};
 
 use errors::reason;
@@ -84,16 +85,18 @@ pub fn connect(mut config: kube::Config) -> Result<Client, ConnectError> {
     Client::try_from(config).map_err(|error| ConnectError(unusable(&error)))
 }
 
-/// The same client with a limit for the head of every answer, so that no watch waits for its start for ever while the view
-/// grows old. What follows the head, a watch's events, has none here.
+/// The same client with a limit for the head of every answer, and the same once more for all that follows it, so that no
+/// watch waits for its start or its first listing for ever while the view grows old. What follows a watch's head, its events,
+/// has none here.
 ///
 /// # Panics
 /// In a call, when the task inside the client that carries requests has ended, which is a bug of it: no call has an answer
 /// any more. So the watch ends, and with it the process, and another one leads.
 fn answering(client: Client, limit: Duration) -> Client {
     let namespace = client.default_namespace().to_owned();
-    let service = tower::service_fn(move |request| {
+    let service = tower::service_fn(move |request: http::Request<Body>| {
         let client = client.clone();
+        let watches = request.uri().query().is_some_and(|query| query.split('&').any(|it| it == "watch=true"));
         async move {
             let answer = timeout(limit, client.send(request)).await;
             if let Ok(Err(kube::Error::Service(error))) = &answer {
@@ -102,10 +105,26 @@ fn answering(client: Client, limit: Duration) -> Client {
                     "the cluster's client is broken: {error}"
                 );
             }
-            answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
+            let answer = answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))?;
+            let body = |body| if watches { Either::Left(body) } else { Either::Right(whole_within(body, limit)) };
+            Ok::<_, kube::Error>(answer.map(body))
         }
     });
     Client::new(service, namespace)
+}
+
+/// The same body, which breaks when it is not whole by then.
+fn whole_within(body: Body, limit: Duration) -> impl http_body::Body<Data = bytes::Bytes, Error = kube::Error> {
+    let deadline = Instant::now() + limit;
+    let frames = stream::unfold(Some(body), move |body| async move {
+        let mut body = body?;
+        match timeout(deadline.saturating_duration_since(Instant::now()), body.frame()).await {
+            Ok(None) => None,
+            Ok(Some(frame)) => Some((frame, Some(body))),
+            Err(_) => Some((Err(kube::Error::Service("no whole answer in time".into())), None)),
+        }
+    });
+    StreamBody::new(Box::pin(frames))
 }
 
 /// The production client.
@@ -171,7 +190,7 @@ impl KubernetesClient {
         let path = Secret::url_path(&(), Some(&self.settings.namespace));
         let request = Request::new(path).create(&PostParams::default(), body);
         let request = request.map_err(|_| refused("the request cannot be built"))?;
-        let answer = self.client.send(request.map(kube::client::Body::from)).await.map_err(error)?;
+        let answer = self.client.send(request.map(Body::from)).await.map_err(error)?;
         let (parts, body) = answer.into_parts();
         if parts.status == http::StatusCode::CREATED {
             return Ok(());
@@ -265,7 +284,9 @@ impl Errors {
     /// Notes one more, and tells whether there has been nothing else for [`RELIST`]. A watch that is resumed says nothing of
     /// it, but then its next error is not soon.
     fn last_for_long(&mut self, now: Time) -> bool {
-        let since = self.0.filter(|(_, last)| now.since(*last) < RELIST).map_or(now, |(since, _)| since);
+        // A clock that was set back counts from then on.
+        let soon = |last: Time| now >= last && now.since(last) < RELIST;
+        let since = self.0.filter(|(_, last)| soon(*last)).map_or(now, |(since, _)| since);
         self.0 = Some((since, now));
         now.since(since) >= RELIST
     }
@@ -293,7 +314,7 @@ where
             let seen = match event {
                 Ok(event) => {
                     if matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
-                        notices.watch(what, Ok(()));
+                        notices.watch_shows(what);
                     }
                     // A watch begins with the same listing: when it is whole, that works.
                     if matches!(event, Event::InitDone) && what == WATCH_PODS {
@@ -302,7 +323,8 @@ where
                     Some(event)
                 }
                 Err(error) => {
-                    notices.watch(what, Err(&watch_error(&error)));
+                    let (message, answered) = watch_error(&error);
+                    notices.watch_broke(what, &message, answered);
                     None
                 }
             };
@@ -311,13 +333,14 @@ where
         .boxed()
 }
 
-fn watch_error(error: &watcher::Error) -> String {
+/// Why a watch broke, and whether that was the cluster's answer.
+fn watch_error(error: &watcher::Error) -> (String, bool) {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => reason(error),
-        watcher::Error::WatchError(status) => format!("{}: {}", status.code, status.reason),
-        other => other.to_string(),
+        | watcher::Error::WatchFailed(error) => (reason(error), matches!(error, kube::Error::Api(_))),
+        watcher::Error::WatchError(status) => (format!("{}: {}", status.code, status.reason), true),
+        other => (other.to_string(), false),
     }
 }
 
@@ -488,7 +511,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_whose_answer_does_not_begin_is_over_and_what_follows_the_beginning_is_waited_for() {
+    async fn a_call_whose_answer_does_not_begin_or_end_is_over_and_a_watchs_events_are_waited_for() {
         let limit = Duration::from_millis(50);
         let service = tower::service_fn(|request: http::Request<Body>| async move {
             if request.uri().path() == "/never" {
@@ -507,8 +530,10 @@ mod tests {
         let ask = |path| client.send(http::Request::get(path).body(Body::empty()).unwrap());
         let error = ask("/never").await.unwrap_err();
         assert!(error.to_string().contains("no answer in time"), "{error}");
-        let body = ask("/late").await.unwrap().into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(&*body, b"late");
+        let whole = async |path| ask(path).await.unwrap().into_body().collect().await;
+        assert_eq!(&*whole("/late?watch=true").await.unwrap().to_bytes(), b"late");
+        let error = whole("/late").await.unwrap_err();
+        assert!(error.to_string().contains("no whole answer in time"), "{error}");
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use futures::StreamExt;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use simulation::{
@@ -192,6 +193,16 @@ async fn one_more(response: Response) -> Response {
     response
 }
 
+/// The head of an answer and the first half of its body, and then nothing more.
+async fn stalled(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let mut body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    body.truncate(body.len() / 2);
+    parts.headers.remove("content-length");
+    let half = futures::stream::iter([Ok::<_, std::convert::Infallible>(body)]);
+    Response::from_parts(parts, Body::from_stream(half.chain(futures::stream::pending())))
+}
+
 async fn before_cluster(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
     let Some((call, request)) = read(&world, request).await else { return refuse(400, BAD_GATEWAY) };
     let response = answer_cluster(&world, &call, request, next).await;
@@ -211,6 +222,10 @@ async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next:
         return refuse(500, BAD_GATEWAY);
     }
     if world.strikes(Fault::ClusterTimeout) {
+        if call.method == http::Method::GET && !watch && world.chance(30) {
+            world.more(More::AnswerStalled);
+            return stalled(pass_cluster(world, call, request, next, true).await).await;
+        }
         if world.chance(50) {
             sleep(world.span(0, 40_000)).await;
             pass_cluster(world, call, request, next, true).await;

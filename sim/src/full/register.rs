@@ -50,11 +50,13 @@ pub enum More {
     ClusterPaused,
     /// Postgres stood still.
     PostgresPaused,
+    /// An answer of the Kubernetes API stalled in the middle.
+    AnswerStalled,
 }
 
 impl More {
     /// All of them, with whether it is a fault.
-    pub const ALL: [(More, &'static str, bool); 21] = [
+    pub const ALL: [(More, &'static str, bool); 22] = [
         (More::GhfeKilled, "ghfe_killed", true),
         (More::GhfePaused, "ghfe_paused", true),
         (More::GhfeStopped, "ghfe_stopped", true),
@@ -76,6 +78,7 @@ impl More {
         (More::GithubPaused, "github_paused", true),
         (More::ClusterPaused, "cluster_paused", true),
         (More::PostgresPaused, "postgres_paused", true),
+        (More::AnswerStalled, "answer_stalled", true),
     ];
 }
 

@@ -13,12 +13,10 @@ use crate::{
     store::is_waiting,
 };
 
-use super::{GRACE, LISTED, RECOVERY, RESERVED, number};
+use super::{GRACE, JIT_A_MINUTE, LISTED, RECOVERY, RESERVED, number};
 
 /// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
 const SERVED: i64 = 30 * SECOND + MINUTE;
-/// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
-const JIT_A_MINUTE: i64 = 160;
 /// A lost delivery is made up for (L2), and its repetition takes its way.
 const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.

@@ -53,6 +53,8 @@ pub struct Broken {
 
 /// After the faults have stopped, this long is allowed before service is back to normal (L7).
 const RECOVERY: i64 = 2 * MINUTE;
+/// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
+const JIT_A_MINUTE: i64 = 160;
 /// Of an hour's calls, so many percent are kept for provisioning.
 const RESERVED: i64 = 30;
 /// Runners are listed every two minutes; one that is busy with what nobody told of counts as taken 90 s later.

@@ -16,7 +16,7 @@ use crate::{
     store::is_waiting,
 };
 
-use super::{LISTED, RECOVERY, Told};
+use super::{JIT_A_MINUTE, LISTED, RECOVERY, Told};
 
 /// What changed within this time may not have been read yet, or not been when the decision was made.
 const FRESH: i64 = 2 * SECOND;
@@ -385,7 +385,9 @@ impl Sim {
             let key = (entity, crate::trace::number(&labels.to_string()));
             let refused = self.judge.refused.get(&key).is_some_and(|at| now - at < 3 * MINUTE);
             let moved = self.judge.moved.get(&job.owner).is_some_and(|at| now - at < FRESH);
-            if troubled || refused || moved || !self.owner_has_room(job.owner) {
+            // Of a crowd some wait for the minute in which GitHub takes their calls.
+            let crowd = self.github.jobs.values().filter(|it| it.account == account).count() as i64 > JIT_A_MINUTE;
+            if troubled || refused || moved || crowd || !self.owner_has_room(job.owner) {
                 continue;
             }
             // Who took a job is known at the latest by the next listing.

@@ -17,7 +17,7 @@ use super::{
         postgres::{Database, is_waiting},
         world::{Node, World, lock},
     },
-    GRACE, RECOVERY, account_of, cap, is_ended, live, offered, pod,
+    GRACE, JIT_A_MINUTE, RECOVERY, account_of, cap, is_ended, live, offered, pod,
     rows::{demand, kept},
 };
 use crate::world::{
@@ -27,8 +27,6 @@ use crate::world::{
 
 /// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
 const SERVED: i64 = 30 * SECOND + MINUTE;
-/// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
-const JIT_A_MINUTE: i64 = 160;
 /// A lost delivery is made up for (L2), and its repetition takes its way.
 const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.

@@ -99,6 +99,8 @@ struct Untold {
 
 /// After the faults have stopped, this long is allowed before service is back to normal (L7).
 const RECOVERY: i64 = 2 * MINUTE;
+/// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
+const JIT_A_MINUTE: i64 = 160;
 /// The grace period (S12).
 const GRACE: i64 = 6 * HOUR;
 

@@ -20,7 +20,7 @@ use super::{
         postgres::{Database, is_waiting},
         world::{World, lock},
     },
-    RECOVERY, Told, account_of, cap, is_ended, pod, troubled,
+    JIT_A_MINUTE, RECOVERY, Told, account_of, cap, is_ended, pod, troubled,
 };
 
 /// So long it may take until a later installation that a delivery named is found to be none.
@@ -374,9 +374,15 @@ fn fifo(world: &World, database: &Database, worker: &Worker) {
                 && judge.back.get(&account).is_none_or(|at| now - at > RECOVERY)
                 && now > pause
         };
+        // Of a crowd some wait for the minute in which GitHub takes their calls.
+        let crowd = world.github.peek(|github| {
+            let its =
+                |job: &&crate::world::github::Job| github.repos.get(&job.repo).map(|it| it.account) == Some(account);
+            github.jobs.values().filter(its).count() as i64 > JIT_A_MINUTE
+        });
         let owned = database.rows.workers().filter(|it| it.owner == job.owner && !it.status.is_ended()).count();
         let room = cap(world, job.owner).is_none_or(|cap| owned < cap as usize);
-        if !able || !room || moved(job.owner) {
+        if !able || crowd || !room || moved(job.owner) {
             continue;
         }
         // Who took a job is known some time later: each counts as free until a row names it.
