@@ -182,15 +182,14 @@ impl Notices {
         }
     }
 
-    /// A watch of the cluster showed something.
+    /// A watch of the cluster was taken up, or showed something.
     pub fn watch_shows(&self, attempt: &'static str) {
         self.worked(Subject::Kubernetes, Attempt(attempt, InstallationId(0)));
         self.worked(Subject::Kubernetes, ANY_CALL);
     }
 
-    /// A watch of the cluster broke with this message. One that is up again and has nothing to show says nothing: where nobody
-    /// had `answered` it, any call that works speaks for it. An error that was its answer may be this watch's alone; it is
-    /// over when the watch shows something, or was not met again for some time.
+    /// A watch of the cluster broke with this message. Where nobody had `answered` it, any call that works shows that somebody
+    /// does; an error that was its answer may be this watch's alone.
     pub fn watch_broke(&self, attempt: &'static str, message: &str, answered: bool) {
         let failing = if answered { Attempt(attempt, InstallationId(0)) } else { ANY_CALL };
         self.failed(Subject::Kubernetes, failing, attempt, message);

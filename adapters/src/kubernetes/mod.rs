@@ -56,6 +56,7 @@ const PAGE: u32 = 500;
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// What operators are told of these by.
 const WATCH_PODS: &str = "watch pods";
+const WATCH_NODES: &str = "watch nodes";
 pub(crate) const LIST_PODS: &str = "list pods";
 /// The pause after a broken watch, and the longest one: a cluster that comes back is seen within half a minute.
 const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
@@ -96,7 +97,7 @@ fn answering(client: Client, limit: Duration) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let client = client.clone();
-        let watches = request.uri().query().is_some_and(|query| query.split('&').any(|it| it == "watch=true"));
+        let watches = is_watch(request.uri());
         async move {
             let answer = timeout(limit, client.send(request)).await;
             if let Ok(Err(kube::Error::Service(error))) = &answer {
@@ -108,6 +109,28 @@ fn answering(client: Client, limit: Duration) -> Client {
             let answer = answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))?;
             let body = |body| if watches { Either::Left(body) } else { Either::Right(whole_within(body, limit)) };
             Ok::<_, kube::Error>(answer.map(body))
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// Whether a request begins a watch.
+fn is_watch(uri: &http::Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|it| it == "watch=true"))
+}
+
+/// The same client, which tells when a watch is taken up: one that has nothing to show says nothing of it.
+fn telling(client: Client, what: &'static str, notices: Arc<Notices>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let (client, notices) = (client.clone(), notices.clone());
+        let watches = is_watch(request.uri());
+        async move {
+            let answer = client.send(request).await?;
+            if watches && answer.status().is_success() {
+                notices.watch_shows(what);
+            }
+            Ok::<_, kube::Error>(answer)
         }
     });
     Client::new(service, namespace)
@@ -207,7 +230,8 @@ impl KubernetesClient {
     }
 
     fn watch_pods(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
-        let pods = self.pods();
+        let client = telling(self.client.clone(), WATCH_PODS, notices.clone());
+        let pods = Api::namespaced(client, &self.settings.namespace);
         let events = move || watcher(pods.clone(), watcher::Config::default().labels(&Self::selector()));
         let collect = Collect { clock: self.clock.clone(), asked_at: Time::ZERO, items: Vec::new() };
         steady(fresh(events, self.clock.clone()), WATCH_PODS, notices)
@@ -220,9 +244,9 @@ impl KubernetesClient {
     }
 
     fn watch_nodes(&self, notices: Arc<Notices>) -> BoxStream<'static, ClusterEvent> {
-        let nodes: Api<Node> = Api::all(self.client.clone());
+        let nodes: Api<Node> = Api::all(telling(self.client.clone(), WATCH_NODES, notices.clone()));
         let events = move || watcher(nodes.clone(), watcher::Config::default().labels(BOARD_NODE_LABEL));
-        steady(fresh(events, self.clock.clone()), "watch nodes", notices)
+        steady(fresh(events, self.clock.clone()), WATCH_NODES, notices)
             .scan(Vec::new(), |listed, event| std::future::ready(Some(node_event(listed, event))))
             .filter_map(std::future::ready)
             .boxed()
@@ -501,7 +525,7 @@ mod tests {
     #[tokio::test]
     async fn a_watch_that_begins_anew_shows_that_pods_can_be_listed() {
         let away = || Err::<(), _>(ClusterError::Unavailable { message: "away".to_owned() });
-        for (what, over) in [(WATCH_PODS, true), ("watch nodes", false)] {
+        for (what, over) in [(WATCH_PODS, true), (WATCH_NODES, false)] {
             let notices = Arc::new(Notices::default());
             notices.cluster(LIST_PODS, &away());
             let events = stream::iter([Ok(Event::<Pod>::InitDone)]);

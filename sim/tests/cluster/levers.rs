@@ -2,16 +2,18 @@
 
 use adapters::{
     kubernetes::KubernetesClient,
+    notices::Notices,
     ports::{Cluster as _, ClusterEvent},
 };
 use engine::{
     facts::{ClusterError, PodPhase},
     ids::{NodeName, PodUid, Span, Time, WorkerName},
 };
+use futures::StreamExt;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sim::{http::faults::Fault, world::kubernetes::Fate};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::bed::{Bed, Model, against_model, on_board, stray};
 
@@ -303,7 +305,8 @@ fn a_broken_watch_goes_on_where_its_bookmark_was() {
 fn a_watch_that_cannot_be_resumed_lists_anew() {
     against_model("a_watch_that_cannot_be_resumed_lists_anew", async |bed, model| {
         model.with(|cluster, now| cluster.set_node("board-1", BOARD, 1, now));
-        let mut events = bed.cluster.watch(Default::default());
+        let notices = Arc::new(Notices::default());
+        let mut events = bed.cluster.watch(notices.clone());
         bed.sees(&mut events, "the node", |event| matches!(event, ClusterEvent::Nodes(nodes) if nodes[0].usable)).await;
         // Watches are refused from now on, and listings are not.
         model.models.cluster.faults.plan("GET", "watch=true", usize::MAX, Fault::Before(500, Vec::new()));
@@ -325,6 +328,15 @@ fn a_watch_that_cannot_be_resumed_lists_anew() {
         tokio::select! {
             _ = bed.sees(&mut events, "that the node is lost, by a listing", lost) => {}
             () = time_passes => {}
+        }
+        // Watches are refused still, whatever else works; taken up again, they say so although nothing happens.
+        notices.cluster("list pods", &Ok(()));
+        bed.eventually("it is a trouble", async || notices.now().len() == 1).await;
+        model.models.cluster.faults.clear();
+        let going_on = async { while events.next().await.is_some() {} };
+        tokio::select! {
+            () = bed.eventually("it is over", async || notices.now().is_empty()) => {}
+            () = going_on => {}
         }
     });
 }
