@@ -262,8 +262,12 @@ fn what_the_source_of_a_token_says_is_never_shown() {
         (format!("exec: {{apiVersion: {SECRET}}}"), "its user's exec names no command: name the program to run"),
         (format!("tokenFile: /{SECRET}"), "its user's tokenFile names a file that cannot be read: entity not found"),
         (
-            format!("client-certificate: /{SECRET}, client-key: /{SECRET}"),
+            format!("client-certificate: /{SECRET}"),
             "its user's client-certificate names a file that cannot be read: entity not found",
+        ),
+        (
+            format!("client-certificate-data: \"\", client-key: /{SECRET}"),
+            "its user's client-key names a file that cannot be read: entity not found",
         ),
         (
             credential("{\"token\": \"@\\n\"}"),
@@ -357,6 +361,25 @@ fn everything_that_is_wrong_with_a_kubeconfig_itself_is_told_at_once() {
     assert_eq!(changed(&[("cluster: k,", "cluster: l,"), ("user: u}}]", "user: v}}]")]), [&*no_cluster, &no_user]);
     assert_eq!(changed(&[(&token, "token: \"\"")]), [&*empty]);
     assert_eq!(changed(&[(&token, "token: \" \""), ("https://127.0.0.1:6443", "127.0.0.1")]), [&*server, &empty]);
+    // Neither what a file or a program holds nor a certificate hides the rest.
+    let authority = unusable("its cluster's certificate-authority-data is not in base64");
+    let no_authority = unusable("its certificate-authority-data holds no certificate in PEM form");
+    let certificate = unusable("its user's client-certificate-data is not in base64");
+    let key = unusable("its user's client-key names a file that cannot be read: entity not found");
+    let no_key = unusable("its user's client-key is missing: a client has a certificate and its key");
+    let file = unusable("its user's tokenFile names a file that cannot be read: entity not found");
+    let nobody = unusable(
+        "its user acts as somebody whose name no header can carry: mend its as, as-uid, as-groups and as-user-extra",
+    );
+    let user = "client-certificate-data: \"*\", client-key: /nowhere, tokenFile: /nowhere, as: \"a\\n\"";
+    let authorities = ("6443\"", "6443\", certificate-authority-data: \"*\"");
+    let odd_server = ("https://127.0.0.1:6443", "a server");
+    let odd = [&*authority, &certificate, &key, &nobody, &file];
+    assert_eq!(changed(&[(&token, user), authorities]), odd);
+    assert_eq!(changed(&[(&token, user), odd_server]), [&*server, &certificate, &key, &nobody, &file]);
+    let pair = "client-certificate-data: AAAA, tokenFile: /nowhere";
+    let none = ("6443\"", "6443\", certificate-authority-data: AAAA");
+    assert_eq!(changed(&[(&token, pair), none]), [&*no_authority, &no_key, &file]);
     assert_eq!(changed(&[(", user: u}}]", "}}]")]), [""; 0], "a cluster may ask for nobody");
     assert_eq!(changed(&[(&token, "")]), [""; 0], "and a user may have nothing to show");
 }

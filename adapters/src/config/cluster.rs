@@ -3,17 +3,17 @@
 use std::{
     sync::mpsc::{self, RecvTimeoutError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kube::{
-    client::ConfigExt,
-    config::{AuthInfo, Cluster, ExecInteractiveMode, KubeConfigOptions, Kubeconfig},
+    client::{ConfigExt, RustlsTlsError},
+    config::{AuthInfo, Cluster, ExecInteractiveMode, KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError},
 };
 use secrecy::ExposeSecret;
 
 use super::{Environment, address};
-use crate::kubernetes::unusable;
+use crate::kubernetes::{NO_AUTHORITY, unusable};
 
 /// Where kube looks for a proxy when the kubeconfig names none.
 const PROXY_VARIABLES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
@@ -34,8 +34,11 @@ pub(super) fn read(text: &str, limit: Duration) -> Result<kube::Config, Vec<Stri
     }
     let mut wrong = Vec::new();
     look_over(&parsed, &mut wrong);
-    let made = if wrong.is_empty() { make(parsed, limit).map_err(|mistake| vec![mistake]) } else { Err(wrong) };
-    made.map_err(|wrong| wrong.iter().map(|mistake| format!("K8S_KUBECONFIG cannot be used: {mistake}")).collect())
+    let made = try_out_within(limit, parsed, &mut wrong);
+    match made {
+        Some(config) if wrong.is_empty() => Ok(config),
+        _ => Err(wrong.iter().map(|mistake| format!("K8S_KUBECONFIG cannot be used: {mistake}")).collect()),
+    }
 }
 
 /// The environment's variables that would have the cluster called through a proxy, which may hold a password.
@@ -82,28 +85,90 @@ fn token_mistake(name: &str, token: &str) -> Option<String> {
         return Some(format!("{name} is empty: give one, or leave it out"));
     }
     http::HeaderValue::from_str(token).err()?;
-    Some(format!("{name} holds characters that a token cannot have, such as a line break"))
+    Some(token_with_odd_characters(name))
 }
 
-/// Makes what a client is made of, on a thread of its own: it reads files and runs a program that the kubeconfig names, and
-/// either may never end. Then the thread is left to itself; the process that is told of it ends.
-fn make(parsed: Kubeconfig, limit: Duration) -> Result<kube::Config, String> {
-    let (said, answer) = mpsc::sync_channel(1);
-    thread::spawn(move || drop(said.send(make_at_leisure(parsed))));
-    answer.recv_timeout(limit).unwrap_or_else(|error| match error {
-        RecvTimeoutError::Timeout => Err(format!(
-            "its user's credentials were not there within {} s: see that the program or the file that gives them answers \
-             without a person",
-            limit.as_secs_f32()
-        )),
-        // A token from a program, which nobody else sees, makes a library fail.
-        RecvTimeoutError::Disconnected => {
-            Err("its user's token holds characters that a token cannot have, such as a line break".to_owned())
+fn token_with_odd_characters(name: &str) -> String {
+    format!("{name} holds characters that a token cannot have, such as a line break")
+}
+
+/// Makes what a client is made of and tries it out, on a thread of its own: it reads files and runs a program that the
+/// kubeconfig names, and either may never end. Then the thread is left to itself; the process that is told of it ends.
+fn try_out_within(limit: Duration, parsed: Kubeconfig, wrong: &mut Vec<String>) -> Option<kube::Config> {
+    let (said, answers) = mpsc::channel();
+    thread::spawn(move || try_out(parsed, &said));
+    let deadline = Instant::now() + limit;
+    let mistake = loop {
+        match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Finding::Mistake(mistake)) => note(wrong, mistake),
+            Ok(Finding::TriedOut(config)) => return config.map(|config| *config),
+            Err(RecvTimeoutError::Timeout) => {
+                break format!(
+                    "its user's credentials were not there within {} s: see that the program or the file that gives them \
+                     answers without a person",
+                    limit.as_secs_f32()
+                );
+            }
+            // A token from a program, which nobody else sees, makes a library fail.
+            Err(RecvTimeoutError::Disconnected) => break token_with_odd_characters("its user's token"),
         }
-    })
+    };
+    note(wrong, mistake);
+    None
 }
 
-fn make_at_leisure(parsed: Kubeconfig) -> Result<kube::Config, String> {
+/// The same mistake may be met more than once.
+fn note(wrong: &mut Vec<String>, mistake: String) {
+    if !wrong.contains(&mistake) {
+        wrong.push(mistake);
+    }
+}
+
+/// What came of trying out a kubeconfig.
+enum Finding {
+    Mistake(String),
+    /// All was tried; what a client is made of, if it could be made.
+    TriedOut(Option<Box<kube::Config>>),
+}
+
+/// Finds what kube itself finds only when it makes a client, or a call, and then one mistake at a time. What may never end
+/// comes last.
+fn try_out(parsed: Kubeconfig, said: &mpsc::Sender<Finding>) {
+    // Nobody may listen any more.
+    let wrong = |mistake| drop(said.send(Finding::Mistake(mistake)));
+    let made = make(parsed.clone());
+    // Without an authority that cannot be read, or a server's address, the rest can be tried still.
+    let tried = match &made {
+        Ok(config) => Some(config.clone()),
+        Err(mistake) => {
+            wrong(mistake.clone());
+            make(plain(parsed)).ok()
+        }
+    };
+    if let Some(mut config) = tried {
+        let mut user = std::mem::take(&mut config.auth_info);
+        try_cluster(&config).err().into_iter().for_each(wrong);
+        let certificate = AuthInfo {
+            client_certificate: user.client_certificate.take(),
+            client_certificate_data: user.client_certificate_data.take(),
+            client_key: user.client_key.take(),
+            client_key_data: user.client_key_data.take(),
+            ..AuthInfo::default()
+        };
+        // None but an authority that there is not, so that this system's are not asked for.
+        config.root_cert = Some(Vec::new());
+        let alone = |user| {
+            let mut config = config.clone();
+            config.auth_info = user;
+            config
+        };
+        try_certificate(certificate, alone).into_iter().for_each(wrong);
+        try_credentials(&alone(user)).into_iter().for_each(wrong);
+    }
+    let _ = said.send(Finding::TriedOut(made.ok().map(Box::new)));
+}
+
+fn make(parsed: Kubeconfig) -> Result<kube::Config, String> {
     let options = KubeConfigOptions::default();
     let made = futures::executor::block_on(kube::Config::from_custom_kubeconfig(parsed, &options));
     let mut config = made.map_err(|error| unusable(&kube::Error::InferKubeconfig(error)))?;
@@ -114,26 +179,54 @@ fn make_at_leisure(parsed: Kubeconfig) -> Result<kube::Config, String> {
     }
     // Kube has read the environment's by itself; what there is has been refused.
     config.proxy_url = None;
-    try_out(&config)?;
     Ok(config)
 }
 
-/// What kube finds out only when it makes a client, or a call: too late to be told with the other mistakes.
-fn try_out(config: &kube::Config) -> Result<(), String> {
+/// The same with clusters of which nothing can be wrong.
+fn plain(mut parsed: Kubeconfig) -> Kubeconfig {
+    for cluster in parsed.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        *cluster = Cluster { server: Some("https://localhost".to_owned()), ..Cluster::default() };
+    }
+    parsed
+}
+
+/// A cluster whose certificates nobody can show or know.
+fn try_cluster(config: &kube::Config) -> Result<(), String> {
     if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
         return Err("its certificate-authority-data holds no certificate in PEM form".to_owned());
     }
-    // Each reads a token's file, or runs the program that gives one. A program that fails fails the connector's making too,
-    // which then says less.
-    let layer = config.auth_layer().map_err(|error| unusable(&error))?;
-    config.rustls_https_connector().map_err(|error| unusable(&error))?;
+    config.rustls_https_connector().map(drop).map_err(|error| match error {
+        // Kube calls the system's authorities by the name of the kubeconfig's.
+        kube::Error::RustlsTls(RustlsTlsError::AddRootCertificate(_)) if config.root_cert.is_none() => {
+            NO_AUTHORITY.to_owned()
+        }
+        error => unusable(&error),
+    })
+}
+
+/// A client's certificate and its key: kube tells of a key that cannot be read only once it has a certificate.
+fn try_certificate(certificate: AuthInfo, alone: impl Fn(AuthInfo) -> kube::Config) -> Vec<String> {
+    let refused = |user| alone(user).rustls_https_connector().err();
+    let certified = AuthInfo { client_certificate_data: Some(String::new()), ..certificate.clone() };
+    let unread = |error: &kube::Error| match error {
+        kube::Error::InferKubeconfig(KubeconfigError::LoadClientKey(why)) => {
+            !matches!(why, LoadDataError::NoBase64DataOrFile)
+        }
+        _ => false,
+    };
+    let errors = [refused(certificate), refused(certified).filter(unread)];
+    errors.iter().flatten().map(unusable).collect()
+}
+
+/// Tokens, the programs and files that give them, and who the user acts as.
+fn try_credentials(config: &kube::Config) -> Vec<String> {
+    let mut wrong: Vec<String> = config.extra_headers_layer().err().iter().map(unusable).collect();
+    wrong.extend(try_token(config).err());
+    wrong
+}
+
+fn try_token(config: &kube::Config) -> Result<(), String> {
     let user = &config.auth_info;
-    if user.exec.is_some()
-        && layer.is_none()
-        && config.rustls_client_config().is_ok_and(|tls| !tls.client_auth_cert_resolver.has_certs())
-    {
-        return Err("the program that gives its user's token wrote neither a token nor a certificate".to_owned());
-    }
     // Kube puts what the file holds into a header as it is.
     if let (None, Some(file)) = (&user.token, &user.token_file)
         && let Ok(token) = std::fs::read_to_string(file)
@@ -141,14 +234,21 @@ fn try_out(config: &kube::Config) -> Result<(), String> {
     {
         return Err(mistake);
     }
-    config.extra_headers_layer().map_err(|error| unusable(&error))?;
+    // Each reads a token's file, or runs the program that gives one. A program that fails fails the connector's making too,
+    // which then says less.
+    let layer = config.auth_layer().map_err(|error| unusable(&error))?;
+    config.rustls_https_connector().map_err(|error| unusable(&error))?;
+    if user.exec.is_some()
+        && layer.is_none()
+        && config.rustls_client_config().is_ok_and(|tls| !tls.client_auth_cert_resolver.has_certs())
+    {
+        return Err("the program that gives its user's token wrote neither a token nor a certificate".to_owned());
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     #[test]

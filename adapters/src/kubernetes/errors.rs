@@ -10,6 +10,10 @@ use kube::{
 
 use super::MESSAGE_LIMIT;
 
+/// Nobody says which clusters are to be trusted.
+pub(crate) const NO_AUTHORITY: &str =
+    "it has no certificate authority, and this system has none either: give certificate-authority-data";
+
 /// What went wrong with a call. An answer that is not what it should be is never quoted: it can be anything.
 pub(super) fn reason(error: &kube::Error) -> String {
     match error {
@@ -114,9 +118,7 @@ fn certificates(error: &RustlsTlsError) -> &'static str {
         | RustlsTlsError::InvalidPrivateKey(_)
         | RustlsTlsError::UnknownPrivateKeyFormat => "its user's client certificate and key are not a pair in PEM form",
         RustlsTlsError::AddRootCertificate(_) => "its cluster's certificate authority is no certificate",
-        RustlsTlsError::NoValidNativeRootCA(_) => {
-            "it has no certificate authority, and this system has none either: give certificate-authority-data"
-        }
+        RustlsTlsError::NoValidNativeRootCA(_) => NO_AUTHORITY,
         RustlsTlsError::InvalidServerName(_) => "its cluster's tls-server-name is not the name of a host",
     }
 }

@@ -41,7 +41,7 @@ use tokio::time::{Instant, timeout};
 use tower::buffer::error::{Closed, ServiceError};
 
 use errors::reason;
-pub(crate) use errors::unusable;
+pub(crate) use errors::{NO_AUTHORITY, unusable};
 use pod::{APP_LABEL, APP_VALUE, BOARD_NODE_LABEL, JIT_KEY};
 pub use pod::{PodSettings, label_value};
 
