@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use engine::{
     ids::{Span, Time},
-    labels::{self, LabelSet},
+    intake::{self, Intake, WorkflowJob},
     policy::Policy,
 };
 use serde::Deserialize;
@@ -114,16 +114,88 @@ pub fn read(text: &str) -> Result<Vec<PlayedJob>, CaptureError> {
     Ok(played)
 }
 
-/// Those of a capture's jobs that the service serves, and how many it does not. ghfe accepts deliveries about jobs of other
-/// labels too, and ignores them: no runner of this service ever takes one, so that a play would not end.
-pub fn served(jobs: Vec<PlayedJob>, policy: &Policy) -> Result<(Vec<PlayedJob>, usize), CaptureError> {
-    let all = jobs.len();
-    let serves = |job: &PlayedJob| {
-        labels::resolve(&policy.label_rules, job.owner.0, &job.repo.1, &LabelSet::new(&job.labels)).is_some()
+/// What of a capture is played.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Playable {
+    /// The jobs, in their order.
+    pub jobs: Vec<PlayedJob>,
+    /// Why others are left out, a sentence each.
+    pub left_out: Vec<String>,
+}
+
+/// Those of a capture's jobs that one world can hold and the service serves. ghfe accepts deliveries about jobs of other labels
+/// too, and ignores them: no runner of this service ever takes one, so that a play would not end. What it would refuse is in no
+/// capture of its, but may be in one that somebody made. And it believes each delivery, but a repository has one owner: who was
+/// named first. Accounts and repositories keep the names that they had first.
+///
+/// # Errors
+/// No job is left.
+pub fn playable(jobs: Vec<PlayedJob>, policy: &Policy) -> Result<Playable, CaptureError> {
+    let mut known = Known::default();
+    let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
+    let mut play = |job: PlayedJob| {
+        let placed = known.place(job);
+        let placed = placed.ok_or_else(|| "of a repository that another account has".to_owned());
+        placed.and_then(|job| served(&job, policy).map(|()| job))
     };
-    let served: Vec<PlayedJob> = jobs.into_iter().filter(serves).collect();
-    let ignored = all - served.len();
-    if served.is_empty() { Err(CaptureError::Unserved) } else { Ok((served, ignored)) }
+    let mut played = Vec::new();
+    for job in jobs {
+        match play(job) {
+            Ok(job) => played.push(job),
+            Err(why) => *left_out.entry(why).or_default() += 1,
+        }
+    }
+    if played.is_empty() {
+        return Err(CaptureError::Unserved);
+    }
+    let left_out =
+        left_out.iter().map(|(why, jobs)| format!("left out: {jobs} of the capture's jobs, {why}")).collect();
+    Ok(Playable { jobs: played, left_out })
+}
+
+/// Whether the service serves a job, or why it does not.
+fn served(job: &PlayedJob, policy: &Policy) -> Result<(), String> {
+    let (owner, login, kind) = &job.owner;
+    let body = WorkflowJob {
+        action: "queued",
+        job_id: Some(job.id),
+        html_url: Some("https://github.com/"),
+        labels: job.labels.iter().map(String::as_str).collect(),
+        repo_id: Some(job.repo.0),
+        repo_full_name: Some(&job.repo.1),
+        owner_id: Some(*owner),
+        owner_login: Some(login),
+        owner_type: Some(if *kind == AccountKind::User { "User" } else { "Organization" }),
+        installation_id: Some(job.installation),
+        ..WorkflowJob::default()
+    };
+    match intake::read(&body, policy, Time::ZERO) {
+        Ok(Intake::Record(_)) => Ok(()),
+        Ok(Intake::Ignore(_)) => Err("whose labels the service ignores".to_owned()),
+        Err(rejected) => Err(format!("which the service refuses: {rejected}")),
+    }
+}
+
+/// Who was named first: accounts, and repositories with their owners.
+#[derive(Default)]
+struct Known {
+    accounts: BTreeMap<i64, (String, AccountKind)>,
+    repos: BTreeMap<i64, (i64, String)>,
+}
+
+impl Known {
+    /// The same job in the world that is known so far, if it can be there.
+    fn place(&mut self, mut job: PlayedJob) -> Option<PlayedJob> {
+        let (owner, login, kind) = job.owner;
+        let repo = self.repos.entry(job.repo.0).or_insert((owner, job.repo.1));
+        if repo.0 != owner {
+            return None;
+        }
+        job.repo.1 = repo.1.clone();
+        let (login, kind) = self.accounts.entry(owner).or_insert((login, kind)).clone();
+        job.owner = (owner, login, kind);
+        Some(job)
+    }
 }
 
 fn queued(id: i64, body: &Value) -> Option<PlayedJob> {
@@ -314,6 +386,54 @@ mod tests {
         assert_eq!(jobs, read(&built_in()).unwrap());
         let negative = line("workflow_job", r#"{"action":"queued","workflow_job":{"id":-1}}"#);
         assert_eq!(read(&negative).unwrap_err().to_string(), "line 1: workflow_job.id is missing or not positive");
+    }
+
+    #[test]
+    fn what_no_one_world_can_hold_is_left_out_and_told() {
+        let policy = adapters::config::built_in(engine::ids::Realm::Prod).unwrap().0;
+        let job = |id: i64, owner: i64, repo: (i64, &str), installation: i64, label: &str| PlayedJob {
+            id,
+            owner: (owner, format!("account-{id}"), AccountKind::Organization),
+            repo: (repo.0, repo.1.to_owned()),
+            installation,
+            labels: vec![label.to_owned()],
+            queued: Span::ZERO,
+            duration: UNKNOWN_DURATION,
+            cancelled: None,
+        };
+        let served = "ubuntu-24.04-riscv";
+        let jobs = vec![
+            job(1, 7, (70, "account-1/a"), 700, served),
+            // Renamed, and installed anew.
+            job(2, 7, (70, "account-1/b"), 701, served),
+            job(3, 8, (70, "account-3/a"), 800, served),
+            job(4, 7, (71, "account-1/c"), 700, "ubuntu-latest"),
+            job(5, 8, (80, "account-5/a"), 800, served),
+            job(6, 7, (72, "account-1/\"a\""), 700, served),
+        ];
+        let found = playable(jobs.clone(), &policy).unwrap();
+        let names = |job: &PlayedJob| (job.id, job.owner.1.clone(), job.repo.1.clone());
+        assert_eq!(
+            found.jobs.iter().map(names).collect::<Vec<_>>(),
+            [
+                (1, "account-1".to_owned(), "account-1/a".to_owned()),
+                (2, "account-1".to_owned(), "account-1/a".to_owned()),
+                (5, "account-5".to_owned(), "account-5/a".to_owned()),
+            ]
+        );
+        assert_eq!(
+            found.left_out,
+            [
+                "left out: 1 of the capture's jobs, of a repository that another account has",
+                "left out: 1 of the capture's jobs, which the service refuses: repository.full_name is no name of GitHub's: \
+                 letters, digits, \"-\", \"_\" and \".\" alone",
+                "left out: 1 of the capture's jobs, whose labels the service ignores",
+            ]
+        );
+        let unserved = playable(vec![jobs[3].clone()], &policy).unwrap_err();
+        assert_eq!(unserved.to_string(), "the capture holds no job whose labels this service serves");
+        let all = read(&built_in()).unwrap();
+        assert_eq!(playable(all.clone(), &policy).unwrap(), Playable { jobs: all, left_out: vec![] });
     }
 
     #[test]

@@ -24,7 +24,7 @@ use engine::{
     policy::Policy,
 };
 use sim::{
-    capture::{self, PlayedJob},
+    capture::{self, Playable, PlayedJob},
     harness::{Error, Models, Service, Setup},
     play::{self, Player, faster},
     world::github::{Job as GitHubJob, JobState},
@@ -137,7 +137,7 @@ async fn play(options: Options) -> Result<ExitCode, Error> {
         None => capture::built_in(),
     };
     let (policy, pods) = config::built_in(Realm::Prod)?;
-    let (jobs, ignored) = capture::served(capture::read(&text)?, &policy)?;
+    let Playable { jobs, left_out } = capture::playable(capture::read(&text)?, &policy)?;
     let (store, kept) = store().await?;
     // What ended in an earlier play ends no more: nothing would be played, and all of it look completed.
     let old = rows(&*store, &jobs).await?.len();
@@ -173,9 +173,7 @@ async fn play(options: Options) -> Result<ExitCode, Error> {
     std::fs::create_dir_all("target/demo")?;
     std::fs::write(&kubeconfig, models.kubeconfig())?;
     println!("{} jobs at {} times real speed; state in {kept}", jobs.len(), options.speed);
-    if ignored > 0 {
-        println!("{ignored} more ask for labels that the service ignores: they are left out");
-    }
+    left_out.iter().for_each(|why| println!("{why}"));
     println!("usage      http://{}/usage", service.ghfe);
     println!("history    http://{}/history", service.ghfe);
     println!("scheduler  http://{}/status", service.scheduler);

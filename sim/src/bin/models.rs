@@ -23,7 +23,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use sim::{
-    capture::{self, PlayedJob},
+    capture::{self, Playable, PlayedJob},
     credentials::WEBHOOK_SECRET,
     harness::{Error, Models},
     play::{self, Player},
@@ -117,10 +117,8 @@ async fn serve(options: Options) -> Result<bool, Error> {
         None => capture::built_in(),
     };
     let (policy, _) = config::built_in(Realm::Prod)?;
-    let (jobs, ignored) = capture::served(capture::read(&text)?, &policy)?;
-    if ignored > 0 {
-        println!("{ignored} jobs ask for labels that the service ignores: they are left out");
-    }
+    let Playable { jobs, left_out } = capture::playable(capture::read(&text)?, &policy)?;
+    left_out.iter().for_each(|why| println!("{why}"));
     let all = jobs.len();
     let ours = |job: &PlayedJob| !policy.is_staging(OwnerId(job.owner.0), &job.repo.1);
     let jobs: Vec<PlayedJob> = jobs.into_iter().filter(ours).collect();

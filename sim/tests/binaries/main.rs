@@ -449,7 +449,7 @@ async fn the_demo_plays_what_a_running_ghfe_captured() {
     assert_eq!(code, Some(0), "{text}\n{errors}");
     let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((&report["jobs"], &report["completed"]), (&9.into(), &9.into()), "{text}");
-    assert!(text.contains("4 more ask for labels that the service ignores: they are left out"), "{text}");
+    assert!(text.contains("left out: 4 of the capture's jobs, whose labels the service ignores"), "{text}");
 
     // A delivery that names another account's installation: GitHub does not know the job there, and it is failed.
     let mut stray: Value = serde_json::from_str(kept.lines().next().unwrap()).unwrap();

@@ -324,20 +324,24 @@ fn a_watch_that_cannot_be_resumed_lists_anew() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let lost = |event: &ClusterEvent| matches!(event, ClusterEvent::Nodes(nodes) if !nodes[0].usable);
+        let lost = |event| matches!(event, Some(ClusterEvent::Nodes(nodes)) if !nodes[0].usable);
+        let listed = async { while !lost(events.next().await) {} };
         tokio::select! {
-            _ = bed.sees(&mut events, "that the node is lost, by a listing", lost) => {}
+            () = listed => {}
             () = time_passes => {}
         }
         // Watches are refused still, whatever else works; taken up again, they say so although nothing happens.
         notices.cluster("list pods", &Ok(()));
-        bed.eventually("it is a trouble", async || notices.now().len() == 1).await;
+        let mut going_on = std::pin::pin!(async { while events.next().await.is_some() {} });
+        let mut until = async |what, condition: fn(usize) -> bool| {
+            tokio::select! {
+                () = bed.eventually(what, async || condition(notices.now().len())) => {}
+                () = &mut going_on => panic!("the watch ended before: {what}"),
+            }
+        };
+        until("it is a trouble", |troubles| troubles == 1).await;
         model.models.cluster.faults.clear();
-        let going_on = async { while events.next().await.is_some() {} };
-        tokio::select! {
-            () = bed.eventually("it is over", async || notices.now().is_empty()) => {}
-            () = going_on => {}
-        }
+        until("it is over", |troubles| troubles == 0).await;
     });
 }
 
