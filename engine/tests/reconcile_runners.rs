@@ -410,3 +410,43 @@ fn a_listing_that_contradicts_the_rows_has_their_jobs_asked_about() {
         assert_eq!(found, doubted, "{name}");
     }
 }
+
+/// Scopes of one installation share its listings, such as the repositories of a person. None is kept from its turn by others
+/// that always have a wish.
+#[test]
+fn where_listings_are_few_who_was_listed_least_lately_comes_first() {
+    let mut bench = Bench::new(9);
+    // All that time their runners are awaited.
+    bench.policy.timeouts.registration = HOUR;
+    let entities = [1, 2, 3];
+    for entity in entities {
+        let name = format!("rise-riscv-runner-{entity}-aaaaaaaaa");
+        let (status, running_at, installation) = (Status::Running, Some(START), InstallationId(501));
+        bench.apply(Change::Worker(Worker { status, running_at, installation, ..worker(&name, entity, START) }));
+        bench.see(pod(&name, PodPhase::Running, START));
+    }
+    // A listing every 48 s, and each of them wishes for one every 15 s.
+    let told = |now: Time| Some(Budget { limit: 500, remaining: 400, reset_at: now + HOUR });
+    let mut listed: Vec<(Time, i64)> = Vec::new();
+    while bench.now < START + Span::mins(7) {
+        bench.decide();
+        while let Some(chosen) = bench.find(|action| matches!(action, Action::ListRunners(_))) {
+            let Action::ListRunners(scope) = &chosen.action else { unreachable!("it is one") };
+            listed.push((bench.now, scope.entity.0));
+            let listing = RunnerListing { asked_at: bench.now, runners: vec![] };
+            let answer = GitHubAnswer { result: Ok(listing), budget: told(bench.now), calls: 1 };
+            bench.answer(chosen.id, Outcome::RunnersListed(answer));
+        }
+        bench.answer_writes();
+        bench.answer_reads();
+        bench.later(Span::secs(1));
+    }
+    // What is saved up is spent first.
+    let late: Vec<i64> = listed.iter().filter(|(at, _)| *at > START + Span::mins(1)).map(|(_, it)| *it).collect();
+    assert!((6..12).contains(&late.len()), "they are few: {listed:?}");
+    for turn in late.chunks_exact(entities.len()) {
+        let mut turn = turn.to_vec();
+        turn.sort_unstable();
+        assert_eq!(turn, entities, "{listed:?}");
+    }
+}

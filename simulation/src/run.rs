@@ -33,7 +33,7 @@ pub const MINUTE: i64 = 60 * SECOND;
 /// One hour.
 pub const HOUR: i64 = 60 * MINUTE;
 /// How often liveness is looked at once the faults have stopped.
-const LOOK: i64 = 15 * SECOND;
+pub(crate) const LOOK: i64 = 15 * SECOND;
 
 /// Something that happens at a time.
 #[derive(Debug)]

@@ -30,18 +30,26 @@ const RUNNERS_A_PAGE: u32 = 100;
 
 pub(crate) fn run(turn: &mut Turn<'_>) {
     turn.each_due_name(health);
-    turn.each_due(
-        |due| &mut due.scopes,
-        |turn, &entity| {
-            // A listing is gone through once, not whenever one of its entity's workers moves on.
-            let news = turn.s.scopes.get_mut(&entity).is_some_and(|scope| mem::take(&mut scope.news));
-            if news {
-                delete_leftovers(turn, entity);
-                raise_doubts(turn, entity);
-            }
-            list(turn, entity);
-        },
-    );
+    let scopes = mem::take(&mut turn.s.due.scopes);
+    let mut due: Vec<(Option<Time>, EntityId)> = Vec::new();
+    for &entity in &scopes {
+        // A listing is gone through once, not whenever one of its entity's workers moves on.
+        let news = turn.s.scopes.get_mut(&entity).is_some_and(|scope| mem::take(&mut scope.news));
+        if news {
+            delete_leftovers(turn, entity);
+            raise_doubts(turn, entity);
+        }
+        if is_due(turn, entity) {
+            due.push((turn.s.scopes.get(&entity).and_then(|scope| scope.listed_at), entity));
+        }
+    }
+    turn.s.due.scopes = scopes;
+    // Who was listed least lately is listed first: scopes of one installation share what it may be asked, and where that is
+    // little one that always has a wish would keep others from ever being listed.
+    due.sort_unstable();
+    for (_, entity) in due {
+        list(turn, entity);
+    }
 }
 
 /// Judges one active worker.
@@ -333,27 +341,36 @@ fn workers_of<'a>(
     together.filter(|(_, worker)| worker.row.entity == scope.scope.entity)
 }
 
-/// Lists a scope when it is due and the budget allows.
+/// Whether a scope is to be listed now; looks again when it is.
+fn is_due(turn: &mut Turn<'_>, entity: EntityId) -> bool {
+    let Some(due) = listing_due(turn, entity) else { return false };
+    let Some(scope) = turn.s.scopes.get(&entity) else { return false };
+    if scope.scope.installation.0 == 0 {
+        return false;
+    }
+    let due = due.max(scope.backoff.until);
+    if due > turn.now {
+        turn.s.wake(Key::Scope(entity), due);
+        return false;
+    }
+    true
+}
+
+/// Lists a scope that is due, when the budget allows.
 fn list(turn: &mut Turn<'_>, entity: EntityId) {
     let (now, governor) = (turn.now, turn.policy.governor);
-    let Some(due) = listing_due(turn, entity) else { return };
-    let Some(scope) = turn.s.scopes.get(&entity) else { return };
+    let Some(scope) = turn.s.scopes.get_mut(&entity) else { return };
     // As many pages as last time, or as the workers fill that have been made since then and are being made now.
     let pages = scope.pages.max((scope.active + RUNNERS_A_PAGE / 2).div_ceil(RUNNERS_A_PAGE));
     let target = scope.scope.clone();
-    if target.installation.0 == 0 {
-        return;
-    }
-    let due = due.max(scope.backoff.until);
     // Only a listing shows that a board is held by a runner that does nothing.
     let usage = if scope.active > 0 { Use::Proof { pages } } else { Use::List { pages } };
     let ready = turn.s.installation(target.installation).allowance.ready_at(usage, &governor, now);
     if ready == Time::NEVER {
         return turn.s.wake(Key::Scope(entity), now + turn.policy.timeouts.backoff);
     }
-    let at = due.max(ready);
-    if at > now {
-        return turn.s.wake(Key::Scope(entity), at);
+    if ready > now {
+        return turn.s.wake(Key::Scope(entity), ready);
     }
     turn.s.installation(target.installation).allowance.spend(usage, &governor, now);
     if let Some(scope) = turn.s.scopes.get_mut(&entity) {

@@ -2,23 +2,23 @@
 
 use engine::{
     facts::{Job, PodPhase, Status, Worker},
-    ids::{JobId, WorkerName},
+    ids::{EntityId, JobId, WorkerName},
 };
 
 use crate::{
     cluster::{Pod, Whose},
     github::{Entry, JobState},
     register::Rare,
-    run::{HOUR, MINUTE, SECOND, Sim},
+    run::{HOUR, LOOK, MINUTE, SECOND, Sim},
     store::is_waiting,
 };
 
 use super::{GRACE, JIT_A_MINUTE, LISTED, RECOVERY, RESERVED, number};
 
-/// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
-const SERVED: i64 = 30 * SECOND + MINUTE;
-/// A lost delivery is made up for (L2), and its repetition takes its way.
-const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
+/// A worker for every job that has room (L1).
+const SERVED: i64 = 30 * SECOND + LOOK;
+/// A lost delivery is made up for (L2).
+const MADE_UP: i64 = 5 * MINUTE + LOOK;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
 /// A lost `completed` of a job on one of our runners (L2).
@@ -31,13 +31,17 @@ const GONE: i64 = SWEPT;
 const CLEAN: i64 = 10 * MINUTE;
 /// A new leader acts (L8).
 const LED: i64 = 15 * SECOND + 15 * SECOND;
+/// A job that has ended is forgotten (S15): its change is read, at the latest, with the next tick or by the next leader.
+const FORGOTTEN: i64 = MINUTE;
 /// How long nothing may happen for the world to count as quiet (L6).
 const QUIET: i64 = 6 * MINUTE;
 
 /// Which accounts and entities can be looked after.
 #[derive(Debug)]
 struct Sight {
-    /// By account: nothing is wrong with it.
+    /// By account: its App is there, and no limit or outage holds.
+    calm: Vec<bool>,
+    /// By account: that has been so for long enough (L7).
     healthy: Vec<bool>,
     /// By account: the App is not there, and time alone does not bring it back.
     gone: Vec<bool>,
@@ -61,8 +65,10 @@ struct Supply {
     place: bool,
     /// How long it takes to serve all jobs that its account has ever had.
     crowd: i64,
-    /// A job of the entity was failed.
-    failed: bool,
+    /// A runner of the entity may have a job of which no row tells: that shows in its next listing only.
+    unseen: bool,
+    /// Its account has been well for some time.
+    healthy: bool,
 }
 
 /// What is seen of one pod, by the invariants that it may break.
@@ -92,35 +98,47 @@ impl Sim {
         }
     }
 
-    /// When GitHub takes an account's calls again as they come.
-    fn well_at(&self, account: usize) -> i64 {
-        let state = &self.github.accounts[account];
-        let until = state.blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
-        let waits_until = if until > 0 { until + RECOVERY } else { 0 };
-        let troubled_until = self.judge.trouble.get(&account).map_or(0, |at| at + HOUR);
+    /// When no limit or outage holds for an account any more.
+    fn calm_at(&self, account: usize) -> i64 {
+        // The hour ends when the clock of whoever waits for it says so.
+        let troubled_until = self.judge.trouble.get(&account).map_or(0, |at| at + HOUR + self.most_skew());
         let misled_until = self.judge.misled.get(&account).copied().unwrap_or(0);
-        waits_until.max(troubled_until).max(misled_until)
+        self.limited_until(account).max(troubled_until).max(misled_until)
     }
 
-    /// Whether an account can be served, and when time alone changes that.
-    fn health(&self, account: usize) -> (bool, i64) {
-        let state = &self.github.accounts[account];
-        let well_at = self.well_at(account);
-        let changes_at = if self.now < well_at { well_at } else { i64::MAX };
-        (!state.removed && !state.suspended && self.now >= well_at, changes_at)
+    /// Until when GitHub has refused, or advised to wait with, an account's calls.
+    fn limited_until(&self, account: usize) -> i64 {
+        self.github.accounts[account].blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1))
     }
 
+    /// When service of an account is back to normal.
+    fn well_at(&self, account: usize) -> i64 {
+        let until = self.limited_until(account);
+        self.calm_at(account).max(if until > 0 { until + RECOVERY } else { 0 })
+    }
+
+    /// Whether time has made all well that it can for an account.
     fn is_healthy(&self, account: usize) -> bool {
-        self.health(account).0
+        let state = &self.github.accounts[account];
+        !state.removed && !state.suspended && self.now >= self.well_at(account)
     }
 
     /// Which accounts and entities can be looked after now.
     fn sight(&self) -> Sight {
-        let health: Vec<(bool, i64)> = (0..self.github.accounts.len()).map(|it| self.health(it)).collect();
-        let told = self.told();
-        let changes_at = health.iter().map(|it| it.1).min().unwrap_or(i64::MAX);
-        let gone = self.github.accounts.iter().map(|it| it.removed || it.suspended).collect();
-        Sight { healthy: health.into_iter().map(|it| it.0).collect(), gone, told, changes_at }
+        let (told, accounts) = (self.told(), 0..self.github.accounts.len());
+        let gone: Vec<bool> = self.github.accounts.iter().map(|it| it.removed || it.suspended).collect();
+        let recovered = self.has_recovered();
+        let calm = accounts.clone().map(|it| !gone[it] && self.now >= self.calm_at(it)).collect();
+        let healthy = accounts.clone().map(|it| recovered && self.is_healthy(it)).collect();
+        let times = accounts.flat_map(|it| [self.calm_at(it), self.well_at(it)]);
+        let times = times.chain([self.plan.quiet_at + RECOVERY]).filter(|at| self.now < *at);
+        let changes_at = times.min().unwrap_or(i64::MAX);
+        Sight { calm, healthy, gone, told, changes_at }
+    }
+
+    /// The plan's faults have stopped long enough ago for service to be back to normal.
+    fn has_recovered(&self) -> bool {
+        self.now >= self.plan.quiet_at + RECOVERY
     }
 
     /// Entities of which a delivery has told with the installation that they have now.
@@ -130,7 +148,7 @@ impl Sim {
             let entity = row.entity.0;
             let Some(account) = self.account_of(entity) else { continue };
             let state = &self.github.accounts[account];
-            let heard = self.judge.heard.contains(&(row.entity, state.installation));
+            let heard = self.is_heard(row.entity, account);
             let is_it = row.installation.0 == state.installation;
             let entities = match (heard || is_it && !row.status.is_ended(), is_it) {
                 (true, _) => &mut told,
@@ -148,6 +166,11 @@ impl Sim {
         told
     }
 
+    /// Whether this leader has read of an entity with the installation that its account has now.
+    fn is_heard(&self, entity: EntityId, account: usize) -> bool {
+        self.judge.heard.contains(&(entity, self.github.accounts[account].installation))
+    }
+
     /// Whether an entity's runners can be looked after: nothing is wrong with its account, and a delivery told of the
     /// installation that it has now.
     fn is_reachable(&self, sight: &Sight, entity: i64) -> bool {
@@ -157,7 +180,7 @@ impl Sim {
     /// Looks at everything; whether the run is over.
     pub(crate) fn look(&mut self) -> bool {
         self.look_at_leadership();
-        if self.now < self.plan.quiet_at + RECOVERY {
+        if self.now < self.plan.quiet_at {
             return false;
         }
         // Where nothing has happened and no time is up there is nothing new to see.
@@ -165,15 +188,18 @@ impl Sim {
             let sight = self.sight();
             self.judge.dirty = false;
             self.judge.stale_at = sight.changes_at;
-            self.look_at_jobs(&sight);
-            self.look_at_gone_apps(&sight);
             self.look_at_supply(&sight);
-            self.look_at_runners(&sight);
-            self.look_at_pods(&sight);
-            self.look_at_workers(&sight);
-            self.judge.settled = self.is_settled(&sight);
+            if self.has_recovered() {
+                self.look_at_jobs(&sight);
+                self.look_at_gone_apps(&sight);
+                self.look_at_runners(&sight);
+                self.look_at_pods(&sight);
+                self.look_at_workers(&sight);
+                self.look_at_memory();
+                self.judge.settled = self.is_settled(&sight);
+            }
         }
-        self.look_for_the_end()
+        self.has_recovered() && self.look_for_the_end()
     }
 
     fn look_at_leadership(&mut self) {
@@ -263,21 +289,24 @@ impl Sim {
         self.github.jobs.values().filter(|job| job.account == account && job.state != JobState::Done).count() as i64
     }
 
-    /// L1: whoever has room gets a worker.
+    /// L1 and L7: whoever has room gets a worker, and again once a limit or an outage is over.
     fn look_at_supply(&mut self, sight: &Sight) {
         // Each group with a waiting job, by its first one.
         let mut groups: Vec<&Job> = Vec::new();
         for (id, job) in &self.github.jobs {
-            if job.state != JobState::Queued || !sight.healthy[job.account] {
+            if job.state != JobState::Queued || !sight.calm[job.account] {
                 continue;
             }
-            if let Some(row) = self.store.rows.job(JobId(*id)).filter(|row| is_waiting(row))
+            // Whose installation no delivery has told of nobody can serve.
+            let told = |row: &Job| row.installation.0 != 0 || self.is_heard(row.entity, job.account);
+            let served = |row: &&Job| is_waiting(row) && told(row);
+            if let Some(row) = self.store.rows.job(JobId(*id)).filter(served)
                 && !groups.iter().any(|it| it.entity == row.entity && it.labels == row.labels)
             {
                 groups.push(row);
             }
         }
-        let groups: Vec<Supply> = groups.into_iter().map(|row| self.supply(row)).collect();
+        let groups: Vec<Supply> = groups.into_iter().map(|row| self.supply(row, sight)).collect();
         for it in &groups {
             if !it.room {
                 self.rare(Rare::AtCap);
@@ -286,18 +315,22 @@ impl Sim {
                 self.rare(Rare::PoolFull);
             }
             let unmet = it.waiting > it.free && it.room && it.place;
-            // A runner that a job took whose row was failed shows as busy in the next listing only.
-            let limit = SERVED + it.crowd + if it.failed { LISTED } else { 0 };
-            self.hold("L1 served", it.key, unmet, limit, |_| {
+            let more = it.crowd + if it.unseen { LISTED } else { 0 };
+            let what = |_: &Self| {
                 let Supply { entity, labels, waiting, free, .. } = it;
                 format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room")
-            });
+            };
+            self.hold("L1 served", it.key, unmet && it.healthy, SERVED + more, what);
+            // What waits since then waits on: what began to wait later is L1's.
+            let recovering = !it.healthy || self.judge.held.contains_key(&(it.key, "L7 recovered"));
+            self.hold("L7 recovered", it.key, unmet && recovering, RECOVERY + more, what);
         }
-        self.judge.held.retain(|key, _| key.1 != "L1 served" || groups.iter().any(|it| it.key == key.0));
+        let is_supply = |invariant: &str| matches!(invariant, "L1 served" | "L7 recovered");
+        self.judge.held.retain(|key, _| !is_supply(key.1) || groups.iter().any(|it| it.key == key.0));
     }
 
     /// What the group of a waiting job has and may have.
-    fn supply(&self, row: &Job) -> Supply {
+    fn supply(&self, row: &Job, sight: &Sight) -> Supply {
         let labels = row.labels.to_string();
         let (waiting, free) = self.demand(row.entity, &row.labels, 0);
         let pool = self.cluster.pools.iter().position(|pool| *pool == row.pool);
@@ -309,6 +342,10 @@ impl Sim {
             self.cluster.offered(pool) > self.cluster.live(pool) + unplaced
         });
         let lately = |it: &Job| it.entity == row.entity && it.status == Status::Failed;
+        let untold = |(_, it): (&i64, &Entry)| {
+            let job = it.job.filter(|_| it.entity == row.entity.0);
+            job.is_some_and(|job| self.store.rows.job(JobId(job)).is_none_or(|row| row.status.is_ended()))
+        };
         let account = self.account_of(row.entity.0);
         let jobs = self.github.jobs.values().filter(|job| Some(job.account) == account).count() as i64;
         Supply {
@@ -320,7 +357,8 @@ impl Sim {
             room: self.owner_has_room(row.owner),
             place,
             crowd: jobs / JIT_A_MINUTE * MINUTE,
-            failed: self.store.rows.jobs().any(lately),
+            unseen: self.store.rows.jobs().any(lately) || self.github.ours().any(untold),
+            healthy: account.is_some_and(|account| sight.healthy[account]),
         }
     }
 
@@ -374,11 +412,10 @@ impl Sim {
         let judged: Vec<_> = ours.map(judged).collect();
         let kept = GRACE + 10 * MINUTE + self.most_skew();
         for PodLook { name, key, unregistered, pending, orphan, old } in judged {
-            // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
-            self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, |_| {
+            self.hold("L3 never-registered", key, unregistered, 150 * SECOND + LOOK, |_| {
                 format!("{name} runs and is not registered")
             });
-            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, |_| format!("{name} is pending"));
+            self.hold("L3 stuck-pending", key, pending, 630 * SECOND + LOOK, |_| format!("{name} is pending"));
             self.hold("L4 orphan pod", key, orphan, CLEAN, |_| format!("pod {name} has no active worker"));
             self.hold("S12 kept too long", key, old, kept, |_| format!("pod {name} has ended and is still there"));
         }
@@ -393,10 +430,18 @@ impl Sim {
         };
         let judged: Vec<_> = active.map(judged).collect();
         for (name, status, orphan) in judged {
-            self.hold("L4 orphan worker", number(&name), orphan, CLEAN + 2 * MINUTE, |_| {
+            self.hold("L4 orphan worker", number(&name), orphan, CLEAN + LOOK, |_| {
                 format!("worker {name} is {status:?} and has no pod")
             });
         }
+    }
+
+    /// S15: jobs that have ended are not kept in mind.
+    fn look_at_memory(&mut self) {
+        let leader = self.schedulers.iter().find(|it| it.is_leading() && !it.paused);
+        let Some(kept) = leader.and_then(|it| it.snapshot()).map(|it| it.active_jobs()) else { return };
+        let active = self.store.rows.jobs().filter(|it| !it.status.is_ended()).count();
+        self.hold("S15 memory", 0, kept > active, FORGOTTEN, |_| format!("{kept} jobs are in mind, of {active}"));
     }
 
     /// Whether all that can end has ended.

@@ -21,14 +21,16 @@ use super::{
     rows::{demand, kept},
 };
 use crate::world::{
-    github::{GitHub, JobState, Scope},
+    github::{GitHub, JobState, Runner, Scope},
     kubernetes::{Key, Phase},
 };
 
-/// A worker for every job that has room (L1): 30 s, and the longest pause after a failed call.
-const SERVED: i64 = 30 * SECOND + MINUTE;
-/// A lost delivery is made up for (L2), and its repetition takes its way.
-const MADE_UP: i64 = 5 * MINUTE + 2 * MINUTE;
+/// Looks are half as far apart, and a call may be under way at each end.
+const LOOK: i64 = 10 * SECOND;
+/// A worker for every job that has room (L1).
+const SERVED: i64 = 30 * SECOND + LOOK;
+/// A lost delivery is made up for (L2).
+const MADE_UP: i64 = 5 * MINUTE + LOOK;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
 /// Of an hour's calls, so many percent are kept for provisioning.
@@ -94,14 +96,20 @@ pub fn look(world: &World) -> bool {
         return false;
     }
     look.at_leadership();
-    if look.now >= world.plan.plan.quiet_at + RECOVERY {
+    look.at_supply();
+    if look.has_recovered() {
         look.at_jobs();
-        look.at_supply();
         look.at_runners();
         look.at_pods();
         look.at_workers();
     }
     look.for_the_end()
+}
+
+/// The entity that a runner is registered for.
+fn scope_of(runner: &Runner) -> i64 {
+    let (Scope::Organization(entity) | Scope::Repository(entity)) = runner.scope;
+    entity
 }
 
 /// How the deliveries about one job fared.
@@ -168,13 +176,28 @@ impl Look<'_> {
         has_app(github, account) && self.is_well(account)
     }
 
-    /// Whether GitHub takes an account's calls as they come.
-    fn is_well(&self, account: i64) -> bool {
+    /// Until when GitHub has refused, or advised to wait with, an account's calls.
+    fn limited_until(&self, account: i64) -> i64 {
         let judge = lock(&self.world.judge);
         let blocked = judge.blocked.get(&account).copied().unwrap_or(0);
-        let until = blocked.max(judge.untold.get(&account).filter(|it| it.answered.is_none()).map_or(0, |it| it.until));
-        let waits = until > 0 && self.now < until + RECOVERY;
-        !waits && judge.trouble.get(&account).is_none_or(|until| self.now > *until)
+        blocked.max(judge.untold.get(&account).filter(|it| it.answered.is_none()).map_or(0, |it| it.until))
+    }
+
+    /// Whether no limit or outage holds for an account.
+    fn is_calm(&self, account: i64) -> bool {
+        let troubled = lock(&self.world.judge).trouble.get(&account).is_some_and(|until| self.now <= *until);
+        self.now >= self.limited_until(account) && !troubled
+    }
+
+    /// Whether service of an account is back to normal.
+    fn is_well(&self, account: i64) -> bool {
+        let until = self.limited_until(account);
+        self.is_calm(account) && (until == 0 || self.now >= until + RECOVERY)
+    }
+
+    /// The plan's faults have stopped long enough ago for service to be back to normal.
+    fn has_recovered(&self) -> bool {
+        self.now >= self.world.plan.plan.quiet_at + RECOVERY
     }
 
     /// Whether an entity's runners can be looked after now: they are ours to look after, and nothing is wrong with its
@@ -190,6 +213,13 @@ impl Look<'_> {
         let Some(account) = account_of(github, entity) else { return true };
         let installation = github.accounts.get(&account).map_or(0, |it| it.installation);
         has_app(github, account) && self.named.contains(&(entity, installation))
+    }
+
+    /// Whether a leader has read of an entity with the installation that its account has now.
+    fn is_heard(&self, entity: i64) -> bool {
+        let installation = |github: &GitHub| Some(github.accounts.get(&account_of(github, entity)?)?.installation);
+        let installation = self.world.github.peek(installation).unwrap_or(0);
+        lock(&self.world.judge).heard.contains(&(entity, installation))
     }
 
     /// L9: who is told to stop ends in time.
@@ -327,18 +357,20 @@ impl Look<'_> {
         });
     }
 
-    /// L1: whoever has room gets a worker.
+    /// L1 and L7: whoever has room gets a worker, and again once a limit or an outage is over.
     fn at_supply(&self) {
         let waiting: Vec<i64> = self.world.github.peek(|github| {
             let able = |(id, job): (&i64, &crate::world::github::Job)| {
                 let account = github.repos.get(&job.repo)?.account;
-                (job.state == JobState::Queued && self.is_healthy(github, account)).then_some(*id)
+                (job.state == JobState::Queued && has_app(github, account) && self.is_calm(account)).then_some(*id)
             };
             github.jobs.iter().filter_map(able).collect()
         });
         let mut groups: BTreeMap<(i64, String), &Job> = BTreeMap::new();
         for id in waiting {
-            if let Some(row) = self.database.rows.job(JobId(id)).filter(|row| is_waiting(row)) {
+            // Whose installation no delivery has told of nobody can serve.
+            let told = |row: &&Job| row.installation.0 != 0 || self.is_heard(row.entity.0);
+            if let Some(row) = self.database.rows.job(JobId(id)).filter(|row| is_waiting(row)).filter(told) {
                 groups.entry((row.entity.0, row.labels.to_string())).or_insert(row);
             }
         }
@@ -365,29 +397,37 @@ impl Look<'_> {
             let key = entity ^ number(&labels);
             keys.insert(key);
             let unmet = waiting > free && room && place;
-            // A runner that a job took whose row was failed shows as busy in the next listing only.
+            // A runner that a job took of which no row tells shows as busy in the next listing only.
             let lately = |row: &Job| row.entity.0 == entity && row.status == Status::Failed;
-            let jobs = self.world.github.peek(|github| {
+            let untold = |it: &Runner| {
+                let job = it.job.filter(|_| scope_of(it) == entity);
+                job.is_some_and(|job| self.database.rows.job(JobId(job)).is_none_or(|row| row.status.is_ended()))
+            };
+            let (jobs, healthy, untold) = self.world.github.peek(|github| {
                 let account = account_of(github, entity);
-                github.jobs.values().filter(|job| github.repos.get(&job.repo).map(|it| it.account) == account).count()
+                let theirs =
+                    |job: &&crate::world::github::Job| github.repos.get(&job.repo).map(|it| it.account) == account;
+                let healthy = account.is_some_and(|account| self.is_healthy(github, account)) && self.has_recovered();
+                (github.jobs.values().filter(theirs).count(), healthy, github.runners.values().any(untold))
             });
             let crowd = jobs as i64 / JIT_A_MINUTE * MINUTE;
-            let limit = SERVED + crowd + if self.database.rows.jobs().any(lately) { LISTED } else { 0 };
-            self.hold("L1 served", key, unmet, limit, || {
-                format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room")
-            });
+            let more = crowd + if untold || self.database.rows.jobs().any(lately) { LISTED } else { 0 };
+            let what =
+                || format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room");
+            self.hold("L1 served", key, unmet && healthy, SERVED + more, what);
+            // What waits since then waits on: what began to wait later is L1's.
+            let recovering = !healthy || lock(&self.world.judge).held.contains_key(&("L7 recovered", key));
+            self.hold("L7 recovered", key, unmet && recovering, RECOVERY + more, what);
         }
-        lock(&self.world.judge).held.retain(|it, _| it.0 != "L1 served" || keys.contains(&it.1));
+        let is_supply = |invariant: &str| matches!(invariant, "L1 served" | "L7 recovered");
+        lock(&self.world.judge).held.retain(|it, _| !is_supply(it.0) || keys.contains(&it.1));
     }
 
     /// L4 and L5: what GitHub has of ours.
     fn at_runners(&self) {
         let entries = self.world.github.peek(|github| {
-            let entry = |(id, it): (&i64, &crate::world::github::Runner)| {
-                let entity = match it.scope {
-                    Scope::Organization(id) | Scope::Repository(id) => id,
-                };
-                (*id, it.name.clone(), it.online, it.job.is_some(), self.is_reachable(github, entity))
+            let entry = |(id, it): (&i64, &Runner)| {
+                (*id, it.name.clone(), it.online, it.job.is_some(), self.is_reachable(github, scope_of(it)))
             };
             let ours = github.runners.iter().filter(|(_, it)| !self.world.strangers.contains(&it.name));
             ours.map(entry).collect::<Vec<_>>()
@@ -442,12 +482,11 @@ impl Look<'_> {
                 on_it && job.status == Status::Running && !job.is_requeued()
             });
             let unregistered = phase == Phase::Running && !online && !busy && !works && active && healthy && !deleting;
-            // 120 s, and 30 s; then the listing that proves it, the deletion of its entry, and the write.
-            self.hold("L3 never-registered", key, unregistered, 3 * MINUTE, || {
+            self.hold("L3 never-registered", key, unregistered, 150 * SECOND + LOOK, || {
                 format!("{name} runs and is not registered")
             });
             let pending = phase == Phase::Pending && active && healthy && !deleting;
-            self.hold("L3 stuck-pending", key, pending, 10 * MINUTE + 90 * SECOND, || format!("{name} is pending"));
+            self.hold("L3 stuck-pending", key, pending, 630 * SECOND + LOOK, || format!("{name} is pending"));
             let orphan = !ended && !deleting && !active && healthy && !busy;
             self.hold("L4 orphan pod", key, orphan, CLEAN, || format!("pod {name} has no active worker"));
         }
@@ -461,7 +500,7 @@ impl Look<'_> {
                 .world
                 .cluster
                 .peek(|cluster| pod(cluster, row.name.as_str()).is_none_or(|pod| is_ended(pod.phase)));
-            self.hold("L4 orphan worker", number(row.name.as_str()), ended && healthy, CLEAN + 2 * MINUTE, || {
+            self.hold("L4 orphan worker", number(row.name.as_str()), ended && healthy, CLEAN + LOOK, || {
                 format!("worker {} is {:?} and has no pod", row.name, row.status)
             });
         }
