@@ -12,4 +12,5 @@ pub mod notices;
 pub mod ports;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod quote;
 pub mod scheduler;

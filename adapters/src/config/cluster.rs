@@ -162,6 +162,8 @@ fn try_out(parsed: Kubeconfig, said: &mpsc::Sender<Finding>) {
             config.auth_info = user;
             config
         };
+        // One that no header can carry has been found already, and would make a library fail.
+        user.token.take_if(|token| token_mistake("", token.expose_secret()).is_some());
         try_certificate(certificate, alone).into_iter().for_each(wrong);
         try_credentials(&alone(user)).into_iter().for_each(wrong);
     }

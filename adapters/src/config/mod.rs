@@ -235,11 +235,18 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// An address that can be called: where no scheme or no host is, a client finds that out only in its first call.
+/// An address that can be called: where no scheme, no host or no port is, a client finds that out only in its first call.
 fn address(text: &str) -> Option<http::Uri> {
     let parsed = text.parse::<http::Uri>().ok();
     let is_host = |host: &str| !host.is_empty();
-    parsed.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(is_host))
+    let is_web = |uri: &http::Uri| matches!(uri.scheme_str(), Some("http" | "https"));
+    parsed.filter(|uri| is_web(uri) && uri.host().is_some_and(is_host) && has_port(uri) && uri.query().is_none())
+}
+
+/// Whether what stands after the host, if anything does, is a port.
+fn has_port(uri: &http::Uri) -> bool {
+    let (authority, host) = (uri.authority().map_or("", |it| it.as_str()), uri.host().unwrap_or(""));
+    authority.ends_with(host) || uri.port_u16().is_some_and(|port| port > 0)
 }
 
 /// The filter that a level stands for. Up to `info` libraries do not tell of each call and connection that fails:

@@ -23,7 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::ports::Clock;
+use crate::{ports::Clock, quote::quotable};
 
 /// GitHub's largest answers are pages of a hundred; anything beyond this is nonsense.
 const BODY_LIMIT: usize = 16 << 20;
@@ -463,7 +463,7 @@ fn message(body: &[u8]) -> String {
         message: String,
     }
     let message = serde_json::from_slice::<Body>(body).map_or_else(|_| "no message".to_owned(), |body| body.message);
-    message.chars().take(MESSAGE_LIMIT).collect()
+    quotable(&message).chars().take(MESSAGE_LIMIT).collect()
 }
 
 fn unavailable(message: &str) -> GitHubError {

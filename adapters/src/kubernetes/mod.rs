@@ -22,7 +22,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use http_body_util::{BodyExt, Either, Limited, StreamBody};
+use http_body_util::{BodyExt, Limited, StreamBody};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::{
     Api, Client, Resource,
@@ -48,6 +48,7 @@ pub use pod::{PodSettings, label_value};
 use crate::{
     notices::Notices,
     ports::{Clock, Cluster, ClusterEvent},
+    quote::quotable,
 };
 
 /// Pods of a listing page.
@@ -66,8 +67,14 @@ const RELIST: Span = Span::secs(60);
 
 /// A listing whose later pages have become too old begins anew this often, and then is an error.
 const LISTINGS: usize = 3;
+/// By so many of its first characters a Secret is known.
+const SECRETS_BEGIN: usize = 12;
 /// How much of the cluster's message goes into an error: an answer can be a whole page of a proxy's HTML.
 const MESSAGE_LIMIT: usize = 300;
+/// The longest answer: a page of nodes has 10 MB where they hold many images.
+const ANSWER_LIMIT: usize = 64 << 20;
+/// The longest event of a watch: a cluster keeps no object of more than 2 MB.
+const EVENT_LIMIT: usize = 8 << 20;
 /// What is read of an answer that is not needed.
 const BODY_LIMIT: usize = 64 * 1024;
 
@@ -88,7 +95,7 @@ pub fn connect(mut config: kube::Config) -> Result<Client, ConnectError> {
 
 /// The same client with a limit for the head of every answer, and the same once more for all that follows it, so that no
 /// watch waits for its start or its first listing for ever while the view grows old. What follows a watch's head, its events,
-/// has none here.
+/// has none here. Nothing may be longer than this process has memory for.
 ///
 /// # Panics
 /// In a call, when the task inside the client that carries requests has ended, which is a bug of it: no call has an answer
@@ -107,8 +114,7 @@ fn answering(client: Client, limit: Duration) -> Client {
                 );
             }
             let answer = answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))?;
-            let body = |body| if watches { Either::Left(body) } else { Either::Right(whole_within(body, limit)) };
-            Ok::<_, kube::Error>(answer.map(body))
+            Ok::<_, kube::Error>(answer.map(|body| bounded(body, watches, limit)))
         }
     });
     Client::new(service, namespace)
@@ -136,16 +142,40 @@ fn telling(client: Client, what: &'static str, notices: Arc<Notices>) -> Client 
     Client::new(service, namespace)
 }
 
-/// The same body, which breaks when it is not whole by then.
-fn whole_within(body: Body, limit: Duration) -> impl http_body::Body<Data = bytes::Bytes, Error = kube::Error> {
+/// The same body, which breaks when it is too long, or not whole in time. A watch has all the time, and its events a length
+/// each.
+fn bounded<B>(
+    body: B,
+    watches: bool,
+    limit: Duration,
+) -> impl http_body::Body<Data = bytes::Bytes, Error = kube::Error> + Send
+where
+    B: http_body::Body<Data = bytes::Bytes, Error = kube::Error> + Send + Unpin + 'static,
+{
     let deadline = Instant::now() + limit;
-    let frames = stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        match timeout(deadline.saturating_duration_since(Instant::now()), body.frame()).await {
-            Ok(None) => None,
-            Ok(Some(frame)) => Some((frame, Some(body))),
-            Err(_) => Some((Err(kube::Error::Service("no whole answer in time".into())), None)),
+    let most = if watches { EVENT_LIMIT } else { ANSWER_LIMIT };
+    let broken = |why: &'static str| Some((Err(kube::Error::Service(why.into())), None));
+    let frames = stream::unfold(Some((body, most)), move |left| async move {
+        let (mut body, mut room) = left?;
+        let frame = if watches {
+            body.frame().await
+        } else {
+            match timeout(deadline.saturating_duration_since(Instant::now()), body.frame()).await {
+                Ok(frame) => frame,
+                Err(_) => return broken("no whole answer in time"),
+            }
+        };
+        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        if let Some(data) = data {
+            // A line is an event; those that end within one piece are no longer than that.
+            let end = if watches { data.iter().rposition(|byte| *byte == b'\n') } else { None };
+            let (before, since) = end.map_or((room, data.len()), |end| (most, data.len() - end - 1));
+            match before.checked_sub(since) {
+                Some(left) => room = left,
+                None => return broken("the answer is too long"),
+            }
         }
+        frame.map(|frame| (frame, Some((body, room))))
     });
     StreamBody::new(Box::pin(frames))
 }
@@ -209,7 +239,7 @@ impl KubernetesClient {
 
     /// Creates a Secret without reading the answer: kube writes an answer that it cannot read to its log, and this
     /// answer holds the Secret (S10).
-    async fn post_secret(&self, body: Vec<u8>) -> Result<(), ClusterError> {
+    async fn post_secret(&self, body: Vec<u8>, secret: &SecretString) -> Result<(), ClusterError> {
         let path = Secret::url_path(&(), Some(&self.settings.namespace));
         let request = Request::new(path).create(&PostParams::default(), body);
         let request = request.map_err(|_| refused("the request cannot be built"))?;
@@ -224,8 +254,13 @@ impl KubernetesClient {
         }
         let body = Limited::new(body, BODY_LIMIT).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let code = parts.status.as_u16();
-        let status = serde_json::from_slice::<Status>(&body)
+        let mut status = serde_json::from_slice::<Status>(&body)
             .unwrap_or_else(|_| Status::failure("the answer is no Status", "").with_code(code));
+        // A proxy may say what it was asked.
+        let begins: String = secret.expose_secret().chars().take(SECRETS_BEGIN).collect();
+        if status.message.contains(&begins) {
+            status.message = "the answer repeats the request".to_owned();
+        }
         Err(error(kube::Error::Api(Box::new(Status { code, ..status }))))
     }
 
@@ -418,7 +453,7 @@ fn node_event(listed: &mut Vec<NodeFact>, event: Event<Node>) -> Option<ClusterE
 fn error(error: kube::Error) -> ClusterError {
     match error {
         kube::Error::Api(status) => {
-            let message = || status.message.chars().take(MESSAGE_LIMIT).collect::<String>();
+            let message = || quotable(&status.message).chars().take(MESSAGE_LIMIT).collect::<String>();
             match (status.code, status.reason.as_str()) {
                 (404, _) => ClusterError::NotFound,
                 (409, "AlreadyExists") => ClusterError::AlreadyExists,
@@ -474,7 +509,7 @@ impl Cluster for KubernetesClient {
                 },
                 "stringData": { JIT_KEY: config.expose_secret() },
             });
-            self.post_secret(body.to_string().into_bytes()).await
+            self.post_secret(body.to_string().into_bytes(), config).await
         })
     }
 
@@ -521,6 +556,35 @@ mod tests {
     use kube::client::Body;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_too_long_is_not_read_to_its_end() {
+        async fn read(piece: &'static [u8], pieces: usize, watches: bool) -> (usize, Option<String>) {
+            let piece = bytes::Bytes::from_static(piece);
+            let frames =
+                stream::iter((0..pieces).map(move |_| Ok::<_, kube::Error>(http_body::Frame::data(piece.clone()))));
+            let mut body = std::pin::pin!(bounded(StreamBody::new(frames), watches, HEAD_LIMIT));
+            let mut taken = 0;
+            while let Some(frame) = body.frame().await {
+                match frame {
+                    Ok(frame) => taken += frame.data_ref().map_or(0, bytes::Bytes::len),
+                    Err(error) => return (taken, Some(error.to_string())),
+                }
+            }
+            (taken, None)
+        }
+        static OPEN: [u8; 1 << 20] = [b'['; 1 << 20];
+        static EVENT: [u8; 1 << 20] = {
+            let mut event = [b' '; 1 << 20];
+            event[1 << 19] = b'\n';
+            event
+        };
+        assert_eq!(read(&OPEN, 64, false).await, (ANSWER_LIMIT, None));
+        let too_long = Some("ServiceError: the answer is too long".to_owned());
+        assert_eq!(read(&OPEN, 65, false).await, (ANSWER_LIMIT, too_long.clone()));
+        assert_eq!(read(&OPEN, 9, true).await, (EVENT_LIMIT, too_long), "one event without an end");
+        assert_eq!(read(&EVENT, 100, true).await, (100 << 20, None), "a watch may go on for ever");
+    }
 
     #[tokio::test]
     async fn a_watch_that_begins_anew_shows_that_pods_can_be_listed() {
