@@ -11,6 +11,8 @@ use kube::{
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
 
+use crate::quote::quotable;
+
 /// A diagnosis as a whole; each question may take half of it. What is not answered by then is null.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Logs are kept whole up to this; of a longer one the end is kept, where failures show.
@@ -69,7 +71,7 @@ impl Questions {
         match timeout(limit, question).await {
             Ok(Ok(answer)) => Some(answer),
             Ok(Err(kube::Error::Api(status))) => {
-                let message: String = status.message.chars().take(super::MESSAGE_LIMIT).collect();
+                let message: String = quotable(&status.message).chars().take(super::MESSAGE_LIMIT).collect();
                 self.errors.push(format!("{what}: {}: {message}", status.code));
                 None
             }

@@ -9,6 +9,7 @@ use kube::{
 };
 
 use super::MESSAGE_LIMIT;
+use crate::quote::quotable;
 
 /// Nobody says which clusters are to be trusted.
 pub(crate) const NO_AUTHORITY: &str =
@@ -33,7 +34,7 @@ pub(super) fn reason(error: &kube::Error) -> String {
                 let Some(source) = inner.source() else { break };
                 inner = source;
             }
-            inner.to_string().chars().take(MESSAGE_LIMIT).collect()
+            quotable(&inner.to_string()).chars().take(MESSAGE_LIMIT).collect()
         }
     }
 }
@@ -132,6 +133,8 @@ fn unreadable(error: &io::Error) -> String {
 mod tests {
     use std::{os::unix::process::ExitStatusExt, process};
 
+    use kube::core::Status;
+
     use super::*;
 
     const SECRET: &str = "c2VjcmV0-nobody-may-see-this";
@@ -169,6 +172,11 @@ mod tests {
             ),
             (kube::Error::SerdeError(not_json()), "the answer is not what Kubernetes documents (line 1, column 30)"),
             (kube::Error::Service(io::Error::other("connection reset by peer").into()), "connection reset by peer"),
+            // A watch's error comes here with the answer's message.
+            (
+                kube::Error::Api(Box::new(Status::failure(&format!("GET / authorization: Bearer {SECRET}"), ""))),
+                "GET / authorization: Bearer (hidden) ",
+            ),
         ] {
             assert_eq!(reason(&error), expected);
         }

@@ -398,7 +398,7 @@ fn watch_error(error: &watcher::Error) -> (String, bool) {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => (reason(error), matches!(error, kube::Error::Api(_))),
-        watcher::Error::WatchError(status) => (format!("{}: {}", status.code, status.reason), true),
+        watcher::Error::WatchError(status) => (format!("{}: {}", status.code, quotable(&status.reason)), true),
         other => (other.to_string(), false),
     }
 }

@@ -359,7 +359,7 @@ fn is_due(turn: &mut Turn<'_>, entity: EntityId) -> bool {
 /// Lists a scope that is due, when the budget allows.
 fn list(turn: &mut Turn<'_>, entity: EntityId) {
     let (now, governor) = (turn.now, turn.policy.governor);
-    let Some(scope) = turn.s.scopes.get_mut(&entity) else { return };
+    let Some(scope) = turn.s.scopes.get(&entity) else { return };
     // As many pages as last time, or as the workers fill that have been made since then and are being made now.
     let pages = scope.pages.max((scope.active + RUNNERS_A_PAGE / 2).div_ceil(RUNNERS_A_PAGE));
     let target = scope.scope.clone();
