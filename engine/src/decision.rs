@@ -162,8 +162,12 @@ pub enum Write {
     WorkerFailed {
         /// Which worker.
         name: WorkerName,
-        /// When.
+        /// When it was decided: not every failed worker has a container that ended.
         at: Time,
+        /// When it had started, for a worker never seen running; `None` if its container has not started.
+        running_at: Option<Time>,
+        /// Where, as far as its pod is in view.
+        node: Option<NodeName>,
         /// Why.
         failure: WorkerFailure,
     },

@@ -156,10 +156,14 @@ impl Rows {
                     worker.node = node.or(worker.node.take());
                 })
             }
-            Write::WorkerFailed { name, at, failure } => self.edit_worker(&name, Status::Failed, |worker| {
-                worker.completed_at = Some(at);
-                worker.failure = Some(failure);
-            }),
+            Write::WorkerFailed { name, at, running_at, node, failure } => {
+                self.edit_worker(&name, Status::Failed, |worker| {
+                    worker.completed_at = Some(at);
+                    worker.running_at = worker.running_at.or(running_at);
+                    worker.node = node.or(worker.node.take());
+                    worker.failure = Some(failure);
+                })
+            }
             Write::JobRunning { id, assignment } => self.edit_job(id, Status::Running, |job| {
                 job.assignment = job.assignment.take().max(assignment);
             }),

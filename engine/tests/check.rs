@@ -76,7 +76,7 @@ fn s2_an_ended_worker_is_written_again() {
         for again in [
             Write::WorkerRunning { name: name(), at, node: None },
             Write::WorkerCompleted { name: name(), at, running_at: None, node: None },
-            Write::WorkerFailed { name: name(), at, failure: WorkerFailure::Surplus },
+            failed(name(), at, WorkerFailure::Surplus),
         ] {
             assert_eq!(broken(&bench, [write(again)]), BTreeSet::from(["S2 forward-only"]));
         }
@@ -100,7 +100,7 @@ fn s4_more_workers_than_the_cap_or_a_cap_that_is_not_the_policys() {
     bench.apply(Change::Worker(worker(OURS, 1, START)));
     assert_eq!(broken(&bench, [capped('a')]), BTreeSet::from(["S4 cap"]));
     let name = WorkerName::from(OURS);
-    let ends = write(Write::WorkerFailed { name, at: START, failure: WorkerFailure::JitRefused });
+    let ends = write(failed(name, START, WorkerFailure::JitRefused));
     assert_eq!(broken(&bench, [ends, capped('a')]), BTreeSet::new());
 }
 

@@ -71,6 +71,21 @@ const CASES: &[Case] = &[
         let Action::Write { diagnose: Some((name, _)), .. } = chosen.action else { panic!("no diagnosis: {chosen:?}") };
         assert_eq!(name.as_str(), OURS);
     }),
+    ("what failed is written with since when and where it ran, though nobody saw it run", |bench| {
+        bench.apply(Change::Worker(worker(OURS, 1, START)));
+        bench.see(Pod { finished_at: Some(START + Span::secs(9)), ..pod(OURS, PodPhase::Failed, START) });
+        bench.decide();
+        let (name, at, failure) = (OURS.into(), bench.now, WorkerFailure::PodFailed);
+        let node = Some(NodeName::from("node"));
+        assert_eq!(written(bench), [Write::WorkerFailed { name, at, running_at: Some(START), node, failure }]);
+    }),
+    ("a pod that nobody found a node for has none to tell", |bench| {
+        bench.apply(Change::Worker(worker(OURS, 1, START)));
+        bench.see(Pod { node: None, started_at: None, ..pod(OURS, PodPhase::Failed, START) });
+        bench.decide();
+        let (name, at, failure) = (OURS.into(), bench.now, WorkerFailure::PodFailed);
+        assert_eq!(written(bench), [Write::WorkerFailed { name, at, running_at: None, node: None, failure }]);
+    }),
     ("pending, running again or unknown: nothing to write", |bench| {
         bench.find_worker(Status::Pending, PodPhase::Pending);
         bench.see(pod(OURS, PodPhase::Unknown, START));

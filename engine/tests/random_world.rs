@@ -431,7 +431,7 @@ impl World {
             }
             Write::WorkerRunning { name, at, .. } => self.end_worker(&name, Status::Running, at, None),
             Write::WorkerCompleted { name, at, .. } => self.end_worker(&name, Status::Completed, at, None),
-            Write::WorkerFailed { name, at, failure } => self.end_worker(&name, Status::Failed, at, Some(failure)),
+            Write::WorkerFailed { name, at, failure, .. } => self.end_worker(&name, Status::Failed, at, Some(failure)),
             Write::JobRunning { id, assignment } => self.move_job(id, |row| {
                 row.status = Status::Running;
                 row.assignment = row.assignment.take().max(assignment);

@@ -9,7 +9,7 @@ use engine::{
     labels::LabelSet,
     rows::Rows,
 };
-use support::{START, job, on, worker};
+use support::{START, failed, job, on, worker};
 
 const ENDED: Time = Time(START.0 + 60_000);
 
@@ -28,7 +28,7 @@ fn rows(jobs: impl IntoIterator<Item = Job>, workers: impl IntoIterator<Item = W
             Status::Pending => continue,
             Status::Running => Write::WorkerRunning { name, at: START, node: None },
             Status::Completed => Write::WorkerCompleted { name, at: ENDED, running_at: None, node: None },
-            Status::Failed => Write::WorkerFailed { name, at: ENDED, failure: WorkerFailure::PodFailed },
+            Status::Failed => failed(name, ENDED, WorkerFailure::PodFailed),
         };
         assert_eq!(rows.write(write), Written::Done);
     }
@@ -144,7 +144,7 @@ fn workers_move_forward_only() {
         [
             (Running, Write::WorkerRunning { name: name(), at, node: None }),
             (Completed, Write::WorkerCompleted { name: name(), at, running_at: Some(START), node: None }),
-            (Failed, Write::WorkerFailed { name: name(), at, failure: WorkerFailure::RunnerLost }),
+            (Failed, failed(name(), at, WorkerFailure::RunnerLost)),
         ]
     };
     for from in [Pending, Running, Completed, Failed] {
@@ -162,6 +162,33 @@ fn workers_move_forward_only() {
     }
     for (_, write) in writes(ENDED) {
         assert_eq!(rows([], []).write(write), Written::RefusedState, "no such worker");
+    }
+}
+
+#[test]
+fn what_ends_a_worker_says_since_when_and_where_it_ran_where_its_row_does_not_yet() {
+    let (name, node) = (|| WorkerName::from("w1"), |node| Some(NodeName::from(node)));
+    let (started, failure) = (Time(START.0 + 5), WorkerFailure::PodFailed);
+    let ends = |running_at: Option<Time>, node: Option<NodeName>| {
+        [
+            Write::WorkerCompleted { name: name(), at: ENDED, running_at, node: node.clone() },
+            Write::WorkerFailed { name: name(), at: ENDED, running_at, node, failure },
+        ]
+    };
+    let ended = |before: Option<Write>, end: Write| {
+        let mut rows = rows([], workers(&[("w1", Status::Pending)]));
+        before.into_iter().chain([end]).for_each(|write| assert_eq!(rows.write(write), Written::Done));
+        let row = rows.worker(&name()).expect("it was reserved");
+        (row.running_at, row.node.clone(), row.completed_at)
+    };
+    let running = || Write::WorkerRunning { name: name(), at: START, node: node("first") };
+    for end in ends(Some(started), node("n")) {
+        assert_eq!(ended(None, end.clone()), (Some(started), node("n"), Some(ENDED)));
+        assert_eq!(ended(Some(running()), end), (Some(START), node("n"), Some(ENDED)));
+    }
+    for end in ends(None, None) {
+        assert_eq!(ended(None, end.clone()), (None, None, Some(ENDED)));
+        assert_eq!(ended(Some(running()), end), (Some(START), node("first"), Some(ENDED)));
     }
 }
 

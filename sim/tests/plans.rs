@@ -128,7 +128,13 @@ fn batch(n: i64, from: i64) -> Vec<Write> {
         writes.extend([
             Write::WorkerRunning { name: name(worker_ + 1), at, node: Some(NodeName::from("n")) },
             Write::WorkerCompleted { name: name(worker_ + 2), at, running_at: None, node: None },
-            Write::WorkerFailed { name: name(worker_ + 3), at, failure: WorkerFailure::PodFailed },
+            Write::WorkerFailed {
+                name: name(worker_ + 3),
+                at,
+                running_at: Some(at),
+                node: Some(NodeName::from("n")),
+                failure: WorkerFailure::PodFailed,
+            },
             Write::JobRunning { id: JobId(job.0 + 1), assignment: on("elsewhere", at) },
             Write::JobCompleted { id: JobId(job.0 + 2), assignment: None, at },
             Write::JobFailed {

@@ -87,6 +87,7 @@ contract! {
     a_batch_may_hold_one_job_several_times
     odd_labels_come_back_as_they_were
     statuses_only_move_forward
+    what_ends_a_worker_says_since_when_and_where_it_ran
     only_one_leads_at_a_time
     a_deposed_leader_writes_nothing
     leadership_can_be_given_up_and_only_by_its_holder
@@ -108,6 +109,10 @@ contract! {
 
 fn reserve(name: &str, org: i64, cap: Option<u32>) -> Write {
     Write::Reserve { worker: Box::new(worker(name, org)), cap, phantom: 0 }
+}
+
+fn failed(name: &str, at: Time, failure: WorkerFailure) -> Write {
+    Write::WorkerFailed { name: WorkerName::from(name), at, running_at: None, node: None, failure }
 }
 
 /// Within a day of now, by Postgres' own clock and by the memory store's.
@@ -175,7 +180,7 @@ async fn statuses_only_move_forward(bench: Bench) {
     let at = lately();
     let running = || Write::WorkerRunning { name: name(), at, node: Some(NodeName::from("n1")) };
     let completed = || Write::WorkerCompleted { name: name(), at, running_at: None, node: None };
-    let failed = || Write::WorkerFailed { name: name(), at, failure: WorkerFailure::PodFailed };
+    let failed = || failed("w", at, WorkerFailure::PodFailed);
     assert_eq!(bench.write(&lease, running()).await, Written::RefusedState, "no such worker");
     bench.store.record(vec![job(1, 7)]).await.unwrap();
     assert_eq!(bench.write(&lease, reserve("w", 7, None)).await, Written::Done);
@@ -209,6 +214,30 @@ async fn statuses_only_move_forward(bench: Bench) {
     late.status = Status::Completed;
     bench.store.record(vec![late]).await.unwrap();
     assert_eq!(bench.store.history(newest(1)).await.unwrap().jobs[0].status, Status::Failed);
+}
+
+async fn what_ends_a_worker_says_since_when_and_where_it_ran(bench: Bench) {
+    let lease = bench.lead().await;
+    let at = lately();
+    let completed = |name: &str, running_at, node| Write::WorkerCompleted { name: name.into(), at, running_at, node };
+    let failed = |name: &str, running_at, node| {
+        let failure = WorkerFailure::PodFailed;
+        Write::WorkerFailed { name: name.into(), at, running_at, node, failure }
+    };
+    let node = || Some(NodeName::from("n1"));
+    let told = [
+        ("a", completed("a", Some(at), node()), (Some(at), node())),
+        ("b", completed("b", None, None), (None, None)),
+        ("c", failed("c", Some(at), node()), (Some(at), node())),
+        ("d", failed("d", None, None), (None, None)),
+    ];
+    bench.store.record((1..=4).map(|id| job(id, 7)).collect()).await.unwrap();
+    for (name, end, _) in &told {
+        assert_eq!(bench.write(&lease, reserve(name, 7, None)).await, Written::Done);
+        assert_eq!(bench.write(&lease, end.clone()).await, Written::Done);
+    }
+    let rows = bench.all().await.workers.into_iter().map(|row| (row.running_at, row.node));
+    assert_eq!(rows.collect::<Vec<_>>(), told.map(|(_, _, told)| told));
 }
 
 async fn only_one_leads_at_a_time(bench: Bench) {
@@ -263,7 +292,7 @@ async fn a_reservation_beyond_the_cap_is_refused(bench: Bench) {
     };
     assert_eq!(bench.write(&lease, on("a", 71)).await, Written::Done);
     assert_eq!(bench.write(&lease, on("b", 72)).await, Written::RefusedCap);
-    let failed = Write::WorkerFailed { name: WorkerName::from("a"), at: START, failure: WorkerFailure::Surplus };
+    let failed = failed("a", START, WorkerFailure::Surplus);
     assert_eq!(bench.write(&lease, failed).await, Written::Done);
     assert_eq!(bench.write(&lease, on("b", 72)).await, Written::Done, "an ended worker takes no room");
 }
@@ -318,7 +347,7 @@ async fn the_failure_is_kept_with_its_diagnostics(bench: Bench) {
     let lease = bench.lead().await;
     bench.store.record(vec![job(1, 7)]).await.unwrap();
     bench.write(&lease, reserve("w", 7, None)).await;
-    let fail = |failure| Write::WorkerFailed { name: WorkerName::from("w"), at: START, failure };
+    let fail = |failure| failed("w", START, failure);
     // A log may hold what no text column takes.
     let containers = json!([{ "log": "a\0b" }]);
     let diagnostics = Some(json!({ "events": [], "containers": containers, "reason": "not this one", "version": 1 }));
@@ -550,8 +579,11 @@ mod differential {
             2 => (name.clone(), at.clone()).prop_map(|(name, at)| Write::WorkerRunning { name, at, node: Some(NodeName::from("n")) }),
             1 => (name.clone(), at.clone(), proptest::option::of(at.clone()))
                 .prop_map(|(name, at, running_at)| Write::WorkerCompleted { name, at, running_at, node: None }),
-            1 => (name, at.clone(), 0..11usize)
-                .prop_map(|(name, at, i)| Write::WorkerFailed { name, at, failure: WorkerFailure::ALL[i] }),
+            1 => (name, at.clone(), proptest::option::of(at.clone()), proptest::option::of(Just("n2")), 0..11usize)
+                .prop_map(|(name, at, running_at, node, i)| {
+                    let (node, failure) = (node.map(NodeName::from), WorkerFailure::ALL[i]);
+                    Write::WorkerFailed { name, at, running_at, node, failure }
+                }),
             1 => (id.clone(), assignment.clone()).prop_map(|(id, assignment)| Write::JobRunning { id, assignment }),
             1 => (id.clone(), assignment, at.clone()).prop_map(|(id, assignment, at)| Write::JobCompleted { id, assignment, at }),
             1 => (id.clone(), at.clone(), 0..3usize, 1..3i64).prop_map(|(id, at, i, named)| {

@@ -79,9 +79,10 @@ fn sort(at: usize, write: &StoreWrite, workers: &mut WorkerRows, jobs: &mut JobR
             let (running, node) = (running_at.map(|at| at.0), node.as_ref().map(|it| text(it)));
             workers.add(at, name.as_str(), Status::Completed, running, Some(when.0), node, None);
         }
-        Write::WorkerFailed { name, at: when, failure } => {
+        Write::WorkerFailed { name, at: when, running_at, node, failure } => {
+            let (running, node) = (running_at.map(|at| at.0), node.as_ref().map(|it| text(it)));
             let info = failure_info(failure.as_str(), write.diagnostics.clone());
-            workers.add(at, name.as_str(), Status::Failed, None, Some(when.0), None, Some(info));
+            workers.add(at, name.as_str(), Status::Failed, running, Some(when.0), node, Some(info));
         }
         Write::JobRunning { id, assignment } => {
             jobs.add(at, id.0, Status::Running, assignment.as_ref(), None, None, None);

@@ -262,13 +262,20 @@ pub(crate) fn fail(
         let at = worker.backoff.until;
         return turn.s.wake(Key::Name(name.clone()), at);
     }
+    let pod = turn.s.pod(name).map(|pod| &pod.fact);
+    let write = Write::WorkerFailed {
+        name: name.clone(),
+        at: now,
+        running_at: pod.and_then(|pod| pod.started_at),
+        node: pod.and_then(|pod| pod.node.clone()),
+        failure,
+    };
     turn.s.refund_mint(name);
     let ending = diagnose.is_none();
     turn.s.edit_worker(name, |worker| {
         worker.in_flight = true;
         worker.ending = ending;
     });
-    let write = Write::WorkerFailed { name: name.clone(), at: now, failure };
     let flight = Flight::WorkerWrite(name.clone(), write.clone());
     turn.act(flight, Action::Write { write, diagnose }, Reason::WorkerFailed(failure));
 }

@@ -107,14 +107,17 @@ impl Snapshot {
                     row.running_at = Some(at);
                     row.node = node.or(row.node.take());
                 }
-                Write::WorkerCompleted { at, node, .. } if !row.status.is_ended() => {
+                Write::WorkerCompleted { at, running_at, node, .. } if !row.status.is_ended() => {
                     row.status = Status::Completed;
                     row.completed_at = Some(at);
+                    row.running_at = row.running_at.or(running_at);
                     row.node = node.or(row.node.take());
                 }
-                Write::WorkerFailed { at, failure, .. } if !row.status.is_ended() => {
+                Write::WorkerFailed { at, running_at, node, failure, .. } if !row.status.is_ended() => {
                     row.status = Status::Failed;
                     row.completed_at = Some(at);
+                    row.running_at = row.running_at.or(running_at);
+                    row.node = node.or(row.node.take());
                     row.failure = Some(failure);
                 }
                 Write::WorkerRunning { .. } | Write::WorkerCompleted { .. } | Write::WorkerFailed { .. } => {}

@@ -160,6 +160,11 @@ pub fn worker(name: &str, org: i64, at: Time) -> Worker {
     }
 }
 
+/// A worker whose pod nobody saw fails.
+pub fn failed(name: WorkerName, at: Time, failure: WorkerFailure) -> Write {
+    Write::WorkerFailed { name, at, running_at: None, node: None, failure }
+}
+
 pub fn on(runner: &str, at: Time) -> Option<Assignment> {
     Some(Assignment { started_at: at, runner: runner.into() })
 }
