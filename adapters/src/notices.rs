@@ -88,6 +88,7 @@ impl fmt::Display for Subject {
         match self {
             Subject::GitHub(App::Organization) => f.write_str("GitHub, as the App for organisations"),
             Subject::GitHub(App::Personal) => f.write_str("GitHub, as the App for personal accounts"),
+            Subject::Installation(app, InstallationId(0)) => write!(f, "{}, for its deliveries", Subject::GitHub(*app)),
             Subject::Installation(_, id) => write!(f, "GitHub, for installation {id}"),
             Subject::Kubernetes | Subject::Refusal => f.write_str("Kubernetes"),
             Subject::Store => f.write_str("Postgres"),
@@ -98,6 +99,11 @@ impl fmt::Display for Subject {
 /// How a limit is told of, and a suspension.
 const LIMIT: &str = "a limit is reached";
 const SUSPENDED: &str = "the App is suspended there";
+
+/// How a refusal is told of. One without a status was made here: nobody was asked.
+fn refused(status: u16, message: &str) -> String {
+    if status == 0 { format!("refused: {message}") } else { format!("refused with {status}: {message}") }
+}
 
 /// Where it is looked up what to do.
 fn advice(subject: Subject, message: &str) -> &'static str {
@@ -149,7 +155,7 @@ impl Notices {
             Err(GitHubError::RateLimited { until: None }) => Some((own, LIMIT.to_owned())),
             Err(GitHubError::InstallationGone) => Some((contact, "the App is not installed there any more".to_owned())),
             Err(GitHubError::InstallationSuspended) => Some((contact, SUSPENDED.to_owned())),
-            Err(GitHubError::Refused { status, message }) => Some((own, format!("refused with {status}: {message}"))),
+            Err(GitHubError::Refused { status, message }) => Some((own, refused(*status, message))),
             // Answers like any other.
             Err(GitHubError::NotFound | GitHubError::NameTaken | GitHubError::RunnerBusy) | Ok(_) => None,
         };
@@ -172,7 +178,7 @@ impl Notices {
             Err(ClusterError::Refused { status, message }) => {
                 self.worked(Subject::Kubernetes, own);
                 self.worked(Subject::Kubernetes, ANY_CALL);
-                self.failed(Subject::Refusal, own, attempt, &format!("refused with {status}: {message}"));
+                self.failed(Subject::Refusal, own, attempt, &refused(*status, message));
             }
             Err(ClusterError::AlreadyExists | ClusterError::NotFound) | Ok(_) => {
                 self.worked(Subject::Kubernetes, own);
@@ -548,6 +554,10 @@ pub(crate) mod tests {
         assert!(advice(installation, "a limit is reached until 2026-11-27T00:40:54Z").starts_with("nothing:"));
         assert!(advice(installation, SUSPENDED).contains("wait"));
         assert!(advice(installation, "refused with 403: no").contains("permissions"));
+        assert_eq!(refused(403, "no"), "refused with 403: no");
+        assert_eq!(refused(0, "no such path"), "refused: no such path", "nobody was asked");
+        let log = Subject::Installation(App::Personal, InstallationId(0));
+        assert_eq!(log.to_string(), "GitHub, as the App for personal accounts, for its deliveries");
     }
 
     #[test]

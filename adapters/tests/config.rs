@@ -268,10 +268,6 @@ fn what_the_source_of_a_token_says_is_never_shown() {
             "its user's client-certificate names a file that cannot be read: entity not found",
         ),
         (
-            format!("client-certificate-data: \"\", client-key: /{SECRET}"),
-            "its user's client-key names a file that cannot be read: entity not found",
-        ),
-        (
             credential("{\"token\": \"@\\n\"}"),
             "its user's token holds characters that a token cannot have, such as a line break",
         ),
@@ -379,9 +375,26 @@ fn everything_that_is_wrong_with_a_kubeconfig_itself_is_told_at_once() {
     let odd = [&*authority, &certificate, &key, &nobody, &file];
     assert_eq!(changed(&[(&token, user), authorities]), odd);
     assert_eq!(changed(&[(&token, user), odd_server]), [&*server, &certificate, &key, &nobody, &file]);
+    // One that names no context of its own has its first one tried.
+    let context = unusable("its current-context is \"d\", and it has no such context");
+    let elsewhere = ("t-context: c", "t-context: d");
+    assert_eq!(changed(&[(&token, user), authorities, elsewhere]), [&[&*context], &odd[..]].concat());
+    let (both, odd_address) =
+        (("https://127.0.0.1:6443\"", "a server\", certificate-authority-data: \"*\""), elsewhere);
+    let all = [&*server, &context, &authority, &certificate, &key, &nobody, &file];
+    assert_eq!(changed(&[(&token, user), both, odd_address]), all);
     let pair = "client-certificate-data: AAAA, tokenFile: /nowhere";
     let none = ("6443\"", "6443\", certificate-authority-data: AAAA");
-    assert_eq!(changed(&[(&token, pair), none]), [&*no_authority, &no_key, &file]);
+    let no_certificate = unusable("its user's client certificate holds no certificate in PEM form");
+    assert_eq!(changed(&[(&token, pair), none]), [&*no_authority, &no_certificate, &no_key, &file]);
+    let neither = format!("client-certificate-data: \"\", client-key: /{SECRET}");
+    assert_eq!(changed(&[(&token, &neither)]), [&*no_certificate, &key]);
+    let neither = "client-certificate-data: AAAA, client-key-data: \"@@\"";
+    let odd_key = unusable("its user's client-key-data is not in base64");
+    assert_eq!(changed(&[(&token, neither)]), [&*no_certificate, &odd_key]);
+    let neither = "client-certificate-data: AAAA, client-key-data: AAAA";
+    let no_pair_of_it = unusable("its user's client key holds no private key in PEM form");
+    assert_eq!(changed(&[(&token, neither)]), [&*no_certificate, &no_pair_of_it]);
     assert_eq!(changed(&[(", user: u}}]", "}}]")]), [""; 0], "a cluster may ask for nobody");
     assert_eq!(changed(&[(&token, "")]), [""; 0], "and a user may have nothing to show");
 }

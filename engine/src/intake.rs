@@ -158,13 +158,13 @@ pub fn read(body: &WorkflowJob<'_>, policy: &Policy, received: Time) -> Result<I
         text("repository.owner.login", body.owner_login)?;
         text("workflow_job.html_url", body.html_url)?;
     }
-    if body.labels.len() > MAX_LABELS {
-        return Err(Rejected::TooManyLabels(body.labels.len()));
-    }
     let labels = LabelSet::new(&body.labels);
     let Some((pool, image)) = labels::resolve(&policy.label_rules, owner, repo, &labels) else {
         return Ok(Intake::Ignore(Ignored::Labels));
     };
+    if body.labels.len() > MAX_LABELS {
+        return Err(Rejected::TooManyLabels(body.labels.len()));
+    }
     let login = body.owner_login.filter(|login| !login.is_empty());
     let ended = status == Status::Completed;
     let job = Job {

@@ -774,6 +774,7 @@ impl Sim {
             result = Err(GitHubError::Unavailable { message: String::from("502") });
             return GitHubAnswer { result, budget: None, calls };
         }
+        self.judge.note_shown(account, now);
         GitHubAnswer { result, budget, calls }
     }
 

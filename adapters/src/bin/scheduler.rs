@@ -30,18 +30,24 @@ async fn serve() -> Result<(), process::Error> {
     let clock = system_clock();
     let health = Arc::new(Health::default());
     let listener = process::listen(config.common.listen).await?;
-    let scheduler = build(config, clock.clone(), health.clone()).await?;
     let running = async {
+        let scheduler = tokio::select! {
+            biased;
+            () = process::stopped() => return Ok(()),
+            scheduler = build(config, clock.clone(), health.clone()) => scheduler?,
+        };
         let ended = tokio::spawn(scheduler.run(Box::pin(process::stopped()))).await;
         ended.map_err(|_| "the scheduler cannot go on: its loop ended, which is a bug")??;
         Ok(())
     };
-    let serving = process::serve_until_stopped(listener, router(health, clock));
+    let serving = process::serve_until_stopped(listener, router(health.clone(), clock.clone()));
     tokio::try_join!(serving, running).map(|_| ())
 }
 
 async fn build(config: SchedulerConfig, clock: Clock, health: Arc<Health>) -> Result<Scheduler, process::Error> {
-    let store = PgStore::connect(&config.common.postgres_url, config.common.policy.realm).await?;
+    let beat = || health.beat(clock());
+    let (url, realm) = (&config.common.postgres_url, config.common.policy.realm);
+    let store = PgStore::connect_patiently(url, realm, health.notices(), beat).await?;
     let crab = octocrab::OctocrabBuilder::new().base_uri(config.github_url)?.build()?;
     let github = GitHubClient::new(Caller::new(crab, clock.clone(), config.organization, config.personal));
     let kube = kubernetes::connect(config.cluster)?;

@@ -10,13 +10,19 @@ use kube::{
     client::{ConfigExt, RustlsTlsError},
     config::{AuthInfo, Cluster, ExecInteractiveMode, KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError},
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{Environment, address};
 use crate::kubernetes::{NO_AUTHORITY, unusable};
 
 /// Where kube looks for a proxy when the kubeconfig names none.
 const PROXY_VARIABLES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
+
+/// A key and a certificate in PEM form, in base64, that are neither: they stand in for one that cannot be read.
+const SOME_KEY: &str = "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tCkFBQUEKLS0tLS1FTkQgUFJJVkFURSBLRVktLS0tLQo=";
+const SOME_CERTIFICATE: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCkFBQUEKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=";
+/// An address that stands in for one that cannot be read.
+const SOME_SERVER: &str = "https://localhost";
 
 /// How long the files and the program that a kubeconfig names may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
@@ -33,7 +39,7 @@ pub(super) fn read(text: &str, limit: Duration) -> Result<kube::Config, Vec<Stri
         ]);
     }
     let mut wrong = Vec::new();
-    look_over(&parsed, &mut wrong);
+    look_over(&with_context(parsed.clone()), &mut wrong);
     let made = try_out_within(limit, parsed, &mut wrong);
     match made {
         Some(config) if wrong.is_empty() => Ok(config),
@@ -51,7 +57,7 @@ pub(super) fn proxies(env: &Environment) -> Vec<String> {
 /// What kube takes as it is, until a call fails.
 fn look_over(parsed: &Kubeconfig, wrong: &mut Vec<String>) {
     let current = parsed.contexts.iter().find(|context| Some(&context.name) == parsed.current_context.as_ref());
-    // Kube tells of a context that is not there.
+    // Kube tells of a context that has nothing.
     let Some(context) = current.and_then(|named| named.context.as_ref()) else { return };
     match parsed.clusters.iter().find(|named| named.name == context.cluster).and_then(|named| named.cluster.as_ref()) {
         Some(cluster) => look_over_cluster(cluster, wrong),
@@ -142,7 +148,13 @@ fn try_out(parsed: Kubeconfig, said: &mpsc::Sender<Finding>) {
         Ok(config) => Some(config.clone()),
         Err(mistake) => {
             wrong(mistake.clone());
-            make(plain(parsed)).ok()
+            let reachable = with_server(with_context(parsed));
+            make(reachable.clone())
+                .or_else(|mistake| {
+                    wrong(mistake);
+                    make(plain(reachable)).ok().ok_or(())
+                })
+                .ok()
         }
     };
     if let Some(mut config) = tried {
@@ -184,10 +196,26 @@ fn make(parsed: Kubeconfig) -> Result<kube::Config, String> {
     Ok(config)
 }
 
+/// The same with a context: its first one, where it names none that it has.
+fn with_context(mut parsed: Kubeconfig) -> Kubeconfig {
+    if !parsed.contexts.iter().any(|context| Some(&context.name) == parsed.current_context.as_ref()) {
+        parsed.current_context = parsed.contexts.first().map(|context| context.name.clone());
+    }
+    parsed
+}
+
+/// The same with servers that could be called.
+fn with_server(mut parsed: Kubeconfig) -> Kubeconfig {
+    for cluster in parsed.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        cluster.server = Some(SOME_SERVER.to_owned());
+    }
+    parsed
+}
+
 /// The same with clusters of which nothing can be wrong.
 fn plain(mut parsed: Kubeconfig) -> Kubeconfig {
     for cluster in parsed.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
-        *cluster = Cluster { server: Some("https://localhost".to_owned()), ..Cluster::default() };
+        *cluster = Cluster { server: Some(SOME_SERVER.to_owned()), ..Cluster::default() };
     }
     parsed
 }
@@ -206,18 +234,30 @@ fn try_cluster(config: &kube::Config) -> Result<(), String> {
     })
 }
 
-/// A client's certificate and its key: kube tells of a key that cannot be read only once it has a certificate.
+/// A client's certificate and its key: kube tells of one only once it can read the other, so that each is tried with one that
+/// only looks like the other before both are tried together.
 fn try_certificate(certificate: AuthInfo, alone: impl Fn(AuthInfo) -> kube::Config) -> Vec<String> {
+    let stand_in = |text: &str| Some(text.to_owned());
+    let with_key =
+        AuthInfo { client_key_data: Some(SecretString::from(SOME_KEY)), client_key: None, ..certificate.clone() };
+    let with_certificate = AuthInfo {
+        client_certificate_data: stand_in(SOME_CERTIFICATE),
+        client_certificate: None,
+        ..certificate.clone()
+    };
     let refused = |user| alone(user).rustls_https_connector().err();
-    let certified = AuthInfo { client_certificate_data: Some(String::new()), ..certificate.clone() };
-    let unread = |error: &kube::Error| match error {
-        kube::Error::InferKubeconfig(KubeconfigError::LoadClientKey(why)) => {
-            !matches!(why, LoadDataError::NoBase64DataOrFile)
+    // That one is missing, or that they are no pair, is told of the two as they are.
+    let of_itself = |error: &kube::Error| match error {
+        kube::Error::InferKubeconfig(
+            KubeconfigError::LoadClientCertificate(why) | KubeconfigError::LoadClientKey(why),
+        ) => !matches!(why, LoadDataError::NoBase64DataOrFile),
+        kube::Error::RustlsTls(error) => {
+            matches!(error, RustlsTlsError::MissingCertificate | RustlsTlsError::MissingPrivateKey)
         }
         _ => false,
     };
-    let errors = [refused(certificate), refused(certified).filter(unread)];
-    errors.iter().flatten().map(unusable).collect()
+    let each = [with_key, with_certificate].map(|user| refused(user).filter(of_itself));
+    each.iter().flatten().chain(&refused(certificate)).map(unusable).collect()
 }
 
 /// Tokens, the programs and files that give them, and who the user acts as.

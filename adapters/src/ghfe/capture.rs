@@ -1,6 +1,7 @@
 //! Keeps accepted deliveries, one line of JSON each, for replays: {at, headers, body}, without anything secret.
 
 use std::{
+    borrow::Cow,
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{FileTypeExt, OpenOptionsExt},
@@ -13,7 +14,7 @@ use std::{
     thread,
 };
 
-use axum::{body::Bytes, http::HeaderMap};
+use axum::http::HeaderMap;
 use engine::ids::Time;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -73,30 +74,37 @@ impl Capture {
         }
     }
 
-    pub(super) fn append(&self, headers: &HeaderMap, body: &Bytes, at: Time) {
-        match line(headers, body, at).map(|line| self.lines.try_send(Task::Append(line))) {
+    pub(super) fn append(&self, event: &str, headers: &HeaderMap, body: &str, at: Time) {
+        match line(event, headers, body, at).map(|line| self.lines.try_send(Task::Append(line))) {
             Some(Ok(())) => {}
             Some(Err(_)) => note_loss(&self.lost, "too many lines wait for the disk"),
-            None => note_loss(&self.lost, "its body is not JSON"),
+            None => note_loss(&self.lost, "it makes no line"),
         }
     }
 }
 
-fn line(headers: &HeaderMap, body: &Bytes, at: Time) -> Option<Vec<u8>> {
-    let body: &RawValue = serde_json::from_slice(body).ok()?;
+fn line(event: &str, headers: &HeaderMap, body: &str, at: Time) -> Option<Vec<u8>> {
     let at = jiff::Timestamp::from_millisecond(at.0).ok()?.to_string();
     let kept = KEPT.iter().filter_map(|&name| Some((name, headers.get(name)?.to_str().ok()?))).collect();
-    // A raw body may hold line breaks between its tokens; a line must not.
-    let compact: serde_json::Value;
-    let mut out = if body.get().contains(['\n', '\r']) {
-        compact = serde_json::from_str(body.get()).ok()?;
-        let compact = serde_json::value::to_raw_value(&compact).ok()?;
-        serde_json::to_vec(&Line { at, headers: kept, body: &compact }).ok()?
-    } else {
-        serde_json::to_vec(&Line { at, headers: kept, body }).ok()?
+    let body = match event {
+        "ping" => Cow::Owned(without_hook(body)),
+        _ => Cow::Borrowed(body),
     };
+    // A raw body may hold line breaks between its tokens, and nowhere else; a line must not.
+    let body = if body.contains(['\n', '\r']) { Cow::Owned(body.replace(['\n', '\r'], " ")) } else { body };
+    let mut out = serde_json::to_vec(&Line { at, headers: kept, body: serde_json::from_str(&body).ok()? }).ok()?;
     out.push(b'\n');
     Some(out)
+}
+
+/// A ping tells how the webhook is set, its secret and what its address may hold included. `null` is kept of one that is no
+/// object, or deeper than a parser goes.
+fn without_hook(ping: &str) -> String {
+    let mut ping = serde_json::from_str::<Option<serde_json::Map<_, _>>>(ping).ok().flatten();
+    if let Some(ping) = &mut ping {
+        ping.remove("hook");
+    }
+    serde_json::Value::from(ping).to_string()
 }
 
 fn write(mut file: File, waiting: &mpsc::Receiver<Task>, lost: &AtomicU64) {

@@ -2,6 +2,7 @@
 
 mod body;
 mod capture;
+mod front;
 mod pages;
 mod proxy;
 mod readers;
@@ -21,6 +22,7 @@ use engine::policy::Policy;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use capture::Capture;
+pub use front::Front;
 pub use proxy::{HttpProxy, StagingProxy};
 pub use readers::{Readers, ReadersStatus};
 pub use room::{Room, RoomStatus};

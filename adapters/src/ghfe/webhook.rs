@@ -17,7 +17,8 @@ use engine::{
     intake::{self, Intake},
 };
 use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
+use serde::de::IgnoredAny;
 use tokio::time::timeout;
 
 use super::{
@@ -45,7 +46,7 @@ fn refuse(status: StatusCode, message: impl Into<String>) -> Response {
     (status, message).into_response()
 }
 
-fn away(message: &str) -> Response {
+pub(super) fn away(message: &str) -> Response {
     let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, message);
     response.headers_mut().insert(RETRY_AFTER, axum::http::HeaderValue::from_static(RETRY_SECONDS));
     response
@@ -71,23 +72,25 @@ async fn read(body: Body, place: &mut Place) -> Result<Bytes, Response> {
     }
 }
 
-async fn collect(body: Body, place: &mut Place) -> Result<Bytes, Response> {
-    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 25 MB, GitHub's own limit");
+async fn collect(mut body: Body, place: &mut Place) -> Result<Bytes, Response> {
     let announced = body.size_hint().lower();
     if announced > BODY_LIMIT as u64 {
-        return Err(too_large());
+        return Err(too_large(body));
     }
-    let mut body = Limited::new(body, BODY_LIMIT);
     // Memory that is not written to yet takes none.
     let mut whole = Vec::with_capacity(announced as usize);
-    let mut shed = false;
+    let (mut length, mut shed) = (0, false);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
-            true => too_large(),
-            false => refuse(StatusCode::BAD_REQUEST, "the body did not arrive whole"),
-        })?;
-        // What there is no room for is read to its end all the same: many clients look for an answer only then.
-        let Some(data) = frame.into_data().ok().filter(|_| !shed) else { continue };
+        let frame = frame.map_err(|_| refuse(StatusCode::BAD_REQUEST, "the body did not arrive whole"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > BODY_LIMIT {
+            return Err(too_large(body));
+        }
+        // What there is no room for is read to its end all the same.
+        if shed {
+            continue;
+        }
         if place.take(data.len()) {
             whole.extend_from_slice(&data);
         } else {
@@ -102,43 +105,82 @@ async fn collect(body: Body, place: &mut Place) -> Result<Bytes, Response> {
     Ok(Bytes::from(whole))
 }
 
+fn too_large(rest: Body) -> Response {
+    discard(rest);
+    refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 25 MB, GitHub's own limit")
+}
+
+/// Reads what is left of a body that is refused already, and keeps nothing of it: many clients look for an answer only when
+/// they have sent everything, and find a connection that broke off instead of it.
+pub(super) fn discard(mut body: Body) {
+    tokio::spawn(timeout(BODY_TIME, async move { while let Some(Ok(_)) = body.frame().await {} }));
+}
+
+/// A header's text, or what it lacks.
+fn header<'a>(headers: &'a HeaderMap, key: &str, name: &str) -> Result<&'a str, String> {
+    let lacks = |what: &str| format!("the header {name} {what}");
+    let value = headers.get(key).filter(|value| !value.is_empty()).ok_or_else(|| lacks("is missing"))?;
+    value.to_str().map_err(|_| lacks("holds characters that it cannot have"))
+}
+
 async fn judge(ghfe: &Ghfe, headers: &HeaderMap, body: Body) -> Answer {
     let received = (ghfe.clock)();
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).filter(|value| !value.is_empty());
-    let event = text("x-github-event")
-        .ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "the header X-GitHub-Event is missing"))?;
-    let signature = text("x-hub-signature-256")
-        .ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "the header X-Hub-Signature-256 is missing"))?;
+    let named = header(headers, "x-github-event", "X-GitHub-Event")
+        .and_then(|event| Ok((event, header(headers, "x-hub-signature-256", "X-Hub-Signature-256")?)));
+    let (event, signature) = match named {
+        Ok(named) => named,
+        Err(message) => {
+            discard(body);
+            return Err(refuse(StatusCode::BAD_REQUEST, message));
+        }
+    };
     let mut place = ghfe.room.place();
     let body = read(body, &mut place).await?;
     if !ghfe.verifier.is_valid(&body, signature) {
         return Err(refuse(StatusCode::UNAUTHORIZED, "the signature does not fit the body: check the webhook secret"));
     }
+    let text = utf8(&body)?;
     let answer = match event {
-        "ping" => Ok((StatusCode::OK, "pong".to_owned())),
-        "workflow_job" => workflow_job(ghfe, headers, &body, received).await,
-        "installation" => installation(ghfe, headers, &body, received).await,
-        other => {
-            Ok((StatusCode::OK, format!("ignored: {} is not an event this service records", other.escape_default())))
-        }
+        "ping" => parse(headers, text).map(|IgnoredAny| (StatusCode::OK, "pong".to_owned())),
+        "workflow_job" => workflow_job(ghfe, headers, &body, text, received).await,
+        "installation" => installation(ghfe, headers, text, received).await,
+        other => parse(headers, text).map(|IgnoredAny| {
+            (StatusCode::OK, format!("ignored: {} is not an event this service records", other.escape_default()))
+        }),
     }?;
     if let Some(capture) = &ghfe.capture {
-        capture.append(headers, &body, received);
+        capture.append(event, headers, text, received);
     }
     Ok(answer)
 }
 
+/// A body as text: all of it, for what is not read is captured all the same.
 // The error is the answer itself, made once a request.
 #[allow(clippy::result_large_err)]
-fn parse<'a, T: serde::Deserialize<'a>>(headers: &HeaderMap, body: &'a [u8]) -> Result<T, Response> {
-    serde_json::from_slice(body).map_err(|error| {
+fn utf8(body: &[u8]) -> Result<&str, Response> {
+    std::str::from_utf8(body).map_err(|error| {
+        let message = format!("the body is not JSON: it is not text in UTF-8, at byte {}", error.valid_up_to() + 1);
+        refuse(StatusCode::BAD_REQUEST, message)
+    })
+}
+
+// The error is the answer itself, made once a request.
+#[allow(clippy::result_large_err)]
+fn parse<'a, T: serde::Deserialize<'a>>(headers: &HeaderMap, body: &'a str) -> Result<T, Response> {
+    serde_json::from_str(body).map_err(|error| {
         let form = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
-        let what = match error.is_data() {
-            true => &format!("{} has a wrong type or value", wrong_field::<T>(body)),
-            // JSON knows no largest number. The parser tells this from a mistake in the form by its words alone.
-            false if error.to_string().starts_with("number out of range") => "a number is out of range",
-            false if form => "the body is not JSON: set the webhook's content type to application/json",
-            false => "the body is not JSON",
+        let (kind, words) = (error.is_data(), error.to_string());
+        // The parser tells some kinds of mistake by its words alone; it names none but fields that are read.
+        let twice = words.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next());
+        let halved = ["lone leading surrogate", "unexpected end of hex escape"];
+        let what = match (kind, twice) {
+            (true, Some(field)) => &format!("{field} is there twice"),
+            (true, None) => &format!("{} has a wrong type or value", wrong_field::<T>(body)),
+            // JSON knows no largest number.
+            (false, _) if words.starts_with("number out of range") => "a number is out of range",
+            (false, _) if halved.iter().any(|halved| words.starts_with(halved)) => "a text holds half a character",
+            (false, _) if form => "the body is not JSON: set the webhook's content type to application/json",
+            (false, _) => "the body is not JSON",
         };
         let message = format!("{what}, at line {} column {}", error.line(), error.column());
         refuse(StatusCode::BAD_REQUEST, message)
@@ -146,14 +188,14 @@ fn parse<'a, T: serde::Deserialize<'a>>(headers: &HeaderMap, body: &'a [u8]) -> 
 }
 
 /// The field at which reading fails; by the names that are read alone, never by what the body says.
-fn wrong_field<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> String {
-    let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(body));
+fn wrong_field<'a, T: serde::Deserialize<'a>>(body: &'a str) -> String {
+    let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(body));
     let path = read.err().map(|error| error.path().to_string()).filter(|path| path != ".");
     path.unwrap_or_else(|| "a field".to_owned())
 }
 
-async fn workflow_job(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, received: Time) -> Answer {
-    let parsed: JobBody<'_> = parse(headers, body)?;
+async fn workflow_job(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, text: &str, received: Time) -> Answer {
+    let parsed: JobBody<'_> = parse(headers, text)?;
     if let (Some(proxy), Some((owner, repo))) = (&ghfe.proxy, parsed.whose())
         && ghfe.policy.is_staging(engine::ids::OwnerId(owner), repo)
     {
@@ -200,8 +242,8 @@ async fn record(ghfe: &Ghfe, job: Job) -> Answer {
     }
 }
 
-async fn installation(ghfe: &Ghfe, headers: &HeaderMap, body: &Bytes, received: Time) -> Answer {
-    let parsed: InstallationBody<'_> = parse(headers, body)?;
+async fn installation(ghfe: &Ghfe, headers: &HeaderMap, text: &str, received: Time) -> Answer {
+    let parsed: InstallationBody<'_> = parse(headers, text)?;
     let Some(failure) = intake::installation(parsed.action.as_deref().unwrap_or("")) else {
         return Ok((StatusCode::OK, "ignored: only deleted ends jobs".to_owned()));
     };

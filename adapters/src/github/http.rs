@@ -293,7 +293,6 @@ impl Session<'_> {
         }
         let reply = match self.judge(reply) {
             Err(GitHubError::NotFound) => return Err(GitHubError::InstallationGone),
-            Err(GitHubError::Refused { status: 403, .. }) => return Err(GitHubError::InstallationSuspended),
             other => other?,
         };
         let made: TokenBody = parse(&reply)?;

@@ -458,6 +458,8 @@ fn error(error: kube::Error) -> ClusterError {
                 (404, _) => ClusterError::NotFound,
                 (409, "AlreadyExists") => ClusterError::AlreadyExists,
                 (409, "Conflict") => ClusterError::NotFound,
+                // Kubernetes' own always say with which status they came.
+                (0, _) => ClusterError::Unavailable { message: format!("the answer is no Status: {}", message()) },
                 (429 | 500.., _) => ClusterError::Unavailable { message: format!("{}: {}", status.code, message()) },
                 (code, _) => ClusterError::Refused { status: code, message: message() },
             }

@@ -27,11 +27,15 @@ use futures::{
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     Connection, PgConnection, PgPool,
+    migrate::MigrateError,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::sync::mpsc;
 
-use crate::ports::{Changes, Cursor, HistoryPage, HistoryQuery, Lease, Store, StoreWrite, Usage};
+use crate::{
+    notices::Notices,
+    ports::{Changes, Cursor, HistoryPage, HistoryQuery, Lease, Store, StoreWrite, Usage},
+};
 
 /// Connections of one process: a handful of statements run at once.
 const CONNECTIONS: u32 = 10;
@@ -42,6 +46,8 @@ const LAST_TRY_LIMIT: Duration = Duration::from_secs(2);
 const STATEMENT_LIMIT_MS: &str = "30000";
 /// Tries of a transaction that lost to another one (serialisation failure, deadlock).
 const TRIES: u32 = 5;
+/// The pause after a start that found nobody, and the longest one.
+const CONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// The listener's pause after a lost connection, and the longest one.
 const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -63,7 +69,10 @@ pub enum OpenError {
     /// POSTGRES_URL does not parse.
     #[error("POSTGRES_URL is not a connection string: write postgresql://user:password@host:port/database")]
     Url,
-    /// No connection, or it broke.
+    /// Nobody answers there now, or a server that takes nobody in: that may pass.
+    #[error("Postgres cannot be reached: {0}; check POSTGRES_URL, the server and the network")]
+    Away(String),
+    /// It refuses.
     #[error("Postgres cannot be reached or refuses: {0}; check POSTGRES_URL, the server and the network")]
     Connect(String),
     /// The schema could not be brought up to date.
@@ -72,6 +81,32 @@ pub enum OpenError {
 }
 
 impl PgStore {
+    /// `connect`, for as long as it takes while nobody answers there; before each try it does `each`. A process that ended
+    /// instead would be away itself once Postgres is back.
+    pub async fn connect_patiently(
+        url: &SecretString,
+        realm: Realm,
+        notices: &Notices,
+        each: impl Fn(),
+    ) -> Result<Arc<Self>, OpenError> {
+        let mut pause = CONNECT_PAUSE.0;
+        loop {
+            each();
+            match Self::connect(url, realm).await {
+                Ok(store) => {
+                    notices.store_once("connect", &Ok(()));
+                    return Ok(store);
+                }
+                Err(OpenError::Away(message)) => {
+                    notices.store_once("connect", &Err::<(), _>(StoreError::Unavailable { message }));
+                }
+                Err(refusal) => return Err(refusal),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(CONNECT_PAUSE.1);
+        }
+    }
+
     /// Connects, creates the realm's schema when it is missing, and applies the migrations.
     pub async fn connect(url: &SecretString, realm: Realm) -> Result<Arc<Self>, OpenError> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(|_| OpenError::Url)?;
@@ -79,14 +114,14 @@ impl PgStore {
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_LIMIT);
         let pool = match pool.connect_with(options.clone()).await {
             Ok(pool) => pool,
-            Err(sqlx::Error::PoolTimedOut) => return Err(OpenError::Connect(why_not(&options).await)),
-            Err(error) => return Err(OpenError::Connect(describe(&error))),
+            Err(sqlx::Error::PoolTimedOut) => return Err(why_not(&options).await),
+            Err(error) => return Err(open_error(&error)),
         };
         // Where an administrator has made it, the service needs no right to make one.
         let there = sqlx::query_scalar!(r#"SELECT to_regnamespace($1) IS NOT NULL AS "there!""#, realm.as_str())
             .fetch_one(&pool)
             .await
-            .map_err(|error| OpenError::Connect(describe(&error)))?;
+            .map_err(|error| open_error(&error))?;
         // A realm's name is one of two words of ours.
         let create = match realm {
             Realm::Prod => "CREATE SCHEMA IF NOT EXISTS prod",
@@ -97,9 +132,12 @@ impl PgStore {
             && let Err(error) = sqlx::query(create).execute(&pool).await
             && error.as_database_error().and_then(|error| error.code()).as_deref() != Some("23505")
         {
-            return Err(OpenError::Connect(describe(&error)));
+            return Err(open_error(&error));
         }
-        sqlx::migrate!("../migrations").run(&pool).await.map_err(|error| OpenError::Migrate(error.to_string()))?;
+        sqlx::migrate!("../migrations").run(&pool).await.map_err(|error| match &error {
+            MigrateError::Execute(inner) if is_away(inner) => OpenError::Away(describe(inner)),
+            _ => OpenError::Migrate(error.to_string()),
+        })?;
         Ok(Arc::new(Self {
             pool,
             channel: format!("{}_queue_event", realm.as_str()),
@@ -163,10 +201,27 @@ fn lost_to_another(error: &sqlx::Error) -> bool {
 }
 
 /// Why the pool has made no connection: it tries anew for as long as it may, and then does not say.
-async fn why_not(options: &PgConnectOptions) -> String {
+async fn why_not(options: &PgConnectOptions) -> OpenError {
     match tokio::time::timeout(LAST_TRY_LIMIT, PgConnection::connect_with(options)).await {
-        Ok(Err(error)) => describe(&error),
-        Ok(Ok(_)) | Err(_) => format!("no answer within {} s", ACQUIRE_LIMIT.as_secs()),
+        Ok(Err(error)) => open_error(&error),
+        Ok(Ok(_)) | Err(_) => OpenError::Away(format!("no answer within {} s", ACQUIRE_LIMIT.as_secs())),
+    }
+}
+
+fn open_error(error: &sqlx::Error) -> OpenError {
+    if is_away(error) { OpenError::Away(describe(error)) } else { OpenError::Connect(describe(error)) }
+}
+
+/// Whether a connection fails by what passes by itself: the network, or a server that starts, stops (class 57) or has no room
+/// (class 53).
+fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => !error.to_string().contains("certificate"),
+        sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53"))
+        }
+        _ => false,
     }
 }
 
@@ -381,9 +436,8 @@ mod tests {
         ] {
             let url = SecretString::from(format!("postgresql://user:a-password@{place}/db"));
             let error = PgStore::connect(&url, Realm::Prod).await.err().unwrap().to_string();
-            let whole = format!(
-                "Postgres cannot be reached or refuses: {expected}; check POSTGRES_URL, the server and the network"
-            );
+            let whole =
+                format!("Postgres cannot be reached: {expected}; check POSTGRES_URL, the server and the network");
             assert_eq!(error, whole);
         }
         let other = sqlx::Error::Io(std::io::Error::other("a-password"));

@@ -502,7 +502,8 @@ mod tests {
 
     fn failed(name: &str, diagnostics: Option<Value>) -> StoreWrite {
         let (name, failure) = (WorkerName::from(name), WorkerFailure::PodFailed);
-        StoreWrite { write: Write::WorkerFailed { name, at: Time::ZERO, failure }, diagnostics }
+        let write = Write::WorkerFailed { name, at: Time::ZERO, running_at: None, node: None, failure };
+        StoreWrite { write, diagnostics }
     }
 
     /// Writes a batch; what the engine is told, by id, and what was taken in how many transactions.

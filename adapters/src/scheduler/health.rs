@@ -95,7 +95,8 @@ pub struct Status {
 }
 
 impl Health {
-    pub(crate) fn beat(&self, now: Time) {
+    /// Whatever the process waits for, it is alive.
+    pub fn beat(&self, now: Time) {
         self.beat_ms.store(now.0, Ordering::Relaxed);
     }
 
@@ -146,7 +147,7 @@ impl Health {
     }
 
     /// What the process tells its operators of its surroundings.
-    pub(crate) fn notices(&self) -> &Arc<Notices> {
+    pub fn notices(&self) -> &Arc<Notices> {
         &self.notices
     }
 }

@@ -11,7 +11,7 @@ use adapters::{
 use bytes::Bytes;
 use engine::ids::{Realm, Span};
 use http_body_util::Full;
-use process::{Process, ask, get, until};
+use process::{Process, ask, get, page, until};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sim::{
@@ -215,10 +215,9 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = taken.local_addr().map(|address| (address.to_string(), taken)).unwrap();
     let unwritable = file("no-such-directory/capture.jsonl");
-    let nobody = "postgresql://user:a-password@127.0.0.1:1/db";
-    let unknown = &format!("postgresql://user:a-password@{}.invalid/db", "a".repeat(64));
-    // One that is no Postgres, and one that says nothing at all.
-    let (babbling, silent) = (stranger("HTTP/1.1 400 Bad Request\r\n\r\n").await, stranger("").await);
+    // One that is no Postgres, and a database that there is not.
+    let babbling = stranger("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let missing = postgres::cluster().url("no-such-database");
     // Its program says the token where an ExecCredential should be, and complains of it.
     let token = sim::credentials::TOKEN;
     let telltale = format!(
@@ -271,22 +270,8 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
         ("ghfe", vec![("CAPTURE", unwritable.to_str().unwrap())], vec![&unwritable_message]),
         ("ghfe", vec![("LISTEN", &taken.0)], vec![&taken_message]),
         ("scheduler", vec![("LISTEN", &taken.0)], vec![&taken_message]),
-        (
-            "ghfe",
-            vec![("POSTGRES_URL", nobody)],
-            vec!["Postgres cannot be reached or refuses: connection: connection refused"],
-        ),
-        (
-            "scheduler",
-            vec![("POSTGRES_URL", unknown)],
-            vec!["Postgres cannot be reached or refuses: connection: the host cannot be found"],
-        ),
         ("ghfe", vec![("POSTGRES_URL", &babbling)], vec!["Postgres cannot be reached or refuses"]),
-        (
-            "scheduler",
-            vec![("POSTGRES_URL", &silent)],
-            vec!["Postgres cannot be reached or refuses: no answer within 5 s"],
-        ),
+        ("scheduler", vec![("POSTGRES_URL", &missing)], vec!["Postgres cannot be reached or refuses: database"]),
     ];
     for (name, changes, messages) in cases {
         let (status, errors) = Process::start(name, &world.with(&changes)).ended(STOP).await;
@@ -299,6 +284,55 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
         for secret in [WEBHOOK_SECRET, "PRIVATE KEY", "a-password", sim::credentials::TOKEN] {
             assert!(!errors.contains(secret), "{secret}: {errors}");
         }
+    }
+}
+
+/// A process that ended instead would be away itself when the database is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_nobody_finds_at_the_start_is_waited_for() {
+    let world = World::new().await;
+    let server = postgres::Cluster::start().unwrap();
+    server.stop().unwrap();
+    let url = server.url("postgres");
+    let start = |name, url: &str| Process::start(name, &world.with(&[("POSTGRES_URL", url)]));
+    let (mut ghfe, mut scheduler) = (start("ghfe", &url), start("scheduler", &url));
+    let (front, health) = (ghfe.address().await, scheduler.address().await);
+    let later = (503, "the store has not been reached yet; deliver again later\n".to_owned());
+    assert_eq!(ask(delivery(&front, 1)).await, Some(later.clone()));
+    assert_eq!(page(&front, "/ready").await, Some(later));
+    assert_eq!(page(&front, "/health").await, Some((200, "ok".to_owned())), "a restart mends nothing");
+    for address in [&front, &health] {
+        until("a trouble", MINUTE, async || {
+            let status: Value = serde_json::from_str(&get(address, "/status").await?).unwrap();
+            let trouble = status["troubles"].get(0)?.as_str()?.to_owned();
+            trouble.starts_with("Postgres: connection: ").then_some(())
+        })
+        .await;
+    }
+    assert_eq!(page(&health, "/health").await, Some((200, "ok".to_owned())));
+    server.resume().unwrap();
+    until("recorded", MINUTE, async || ask(delivery(&front, 1)).await.filter(|answer| answer.0 == 200)).await;
+    until("a leader", MINUTE, async || leader(std::slice::from_ref(&health)).await).await;
+    for process in [ghfe, scheduler] {
+        process.signal("-TERM");
+        let (status, errors) = process.ended(STOP).await;
+        assert_eq!(status.code(), Some(0), "{errors}");
+        let lines = errors.lines().filter(|line| line.contains("Postgres")).count();
+        assert_eq!(lines, 2, "when it began and when it was over: {errors}");
+    }
+    // Whoever never comes is waited for until the process is told to stop, and what is wrong is in its log.
+    let password = "postgresql://user:a-password@";
+    for (name, url, what) in [
+        ("ghfe", format!("{password}127.0.0.1:1/db"), "connection refused"),
+        ("scheduler", format!("{password}{}.invalid/db", "a".repeat(64)), "the host cannot be found"),
+        ("scheduler", stranger("").await, "no answer within 5 s"),
+    ] {
+        let process = start(name, &url);
+        until(what, MINUTE, async || process.errors().contains(what).then_some(())).await;
+        process.signal("-TERM");
+        let (status, errors) = process.ended(STOP).await;
+        assert_eq!(status.code(), Some(0), "{errors}");
+        assert!(errors.contains("POSTGRES_URL") && !errors.contains("a-password"), "{errors}");
     }
 }
 

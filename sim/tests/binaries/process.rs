@@ -116,6 +116,10 @@ pub async fn ask(request: http::Request<Full<Bytes>>) -> Option<(u16, String)> {
 
 /// A page's text; `None` when it is not answered 200.
 pub async fn get(address: &str, path: &str) -> Option<String> {
-    let request = http::Request::get(format!("http://{address}{path}")).body(Full::default()).unwrap();
-    ask(request).await.filter(|(status, _)| *status == 200).map(|(_, text)| text)
+    page(address, path).await.filter(|(status, _)| *status == 200).map(|(_, text)| text)
+}
+
+/// A page with its status; no answer is `None`.
+pub async fn page(address: &str, path: &str) -> Option<(u16, String)> {
+    ask(http::Request::get(format!("http://{address}{path}")).body(Full::default()).unwrap()).await
 }

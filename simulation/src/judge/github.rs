@@ -12,6 +12,9 @@ use crate::{
 
 use super::{Call, RESERVED};
 
+/// An answer is read this long after it was given, at the latest.
+const ON_ITS_WAY: i64 = 30 * SECOND;
+
 impl Sim {
     /// S9: the runner carries its row's labels; S11: it has a row.
     pub(crate) fn judge_minted(&mut self, _account: usize, entry: &Entry) {
@@ -55,7 +58,8 @@ impl Sim {
     pub(crate) fn judge_reserve(&mut self, account: usize, call: Call) {
         let it = &self.github.accounts[account];
         let (left, limit) = (i64::from(it.limit) - i64::from(it.used), i64::from(it.limit));
-        if call == Call::Poll && left < limit * (RESERVED - 10) / 100 {
+        let knows = self.judge.shown.get(&account).is_some_and(|&shown| self.now - shown > ON_ITS_WAY);
+        if knows && call == Call::Poll && left < limit * (RESERVED - 10) / 100 {
             let what = format!("a job of account {account} is asked about with {left} of {limit} calls left");
             self.breaks("S14 budget", what);
         }

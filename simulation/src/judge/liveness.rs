@@ -65,7 +65,8 @@ struct Supply {
     place: bool,
     /// How long it takes to serve all jobs that its account has ever had.
     crowd: i64,
-    /// A runner of the entity may have a job of which no row tells: that shows in its next listing only.
+    /// A runner of the entity may have a job of which no row tells, or a worker that runs has no runner any more: that shows in
+    /// its next listings only.
     unseen: bool,
     /// Its account has been well for some time.
     healthy: bool,
@@ -162,6 +163,12 @@ impl Sim {
         }
         // A leader that began late has read of jobs that have not ended alone, and of workers: those may name what was there
         // before the App was installed anew, or what a delivery named wrongly.
+        let is_other = |entity: EntityId, installation: i64| {
+            let account = self.account_of(entity.0);
+            account.is_some_and(|account| self.github.accounts[account].installation != installation)
+        };
+        let heard = self.judge.heard.iter().filter(|(entity, id)| *id != 0 && is_other(*entity, *id));
+        by_others.extend(heard.map(|(entity, _)| entity.0));
         told.extend(by_the_past.into_iter().filter(|entity| !by_others.contains(entity)));
         told
     }
@@ -230,7 +237,9 @@ impl Sim {
             let limit = MADE_UP + if job.posted.refused >= OFTEN { HOUR } else { 0 };
             self.hold("L2 made-up", id, unknown, limit, |_| format!("job {id} is not known"));
             let Some(row) = self.store.rows.job(JobId(id)) else { continue };
-            if !self.is_reachable(sight, row.entity.0) {
+            // Whose installation no delivery has told this leader of nobody can ask about.
+            let nameless = row.installation.0 == 0 && !self.is_heard(row.entity, account);
+            if nameless || !self.is_reachable(sight, row.entity.0) {
                 continue;
             }
             let status = row.status;
@@ -346,6 +355,10 @@ impl Sim {
             let job = it.job.filter(|_| it.entity == row.entity.0);
             job.is_some_and(|job| self.store.rows.job(JobId(job)).is_none_or(|row| row.status.is_ended()))
         };
+        let lost = |it: &Worker| {
+            let same = it.entity == row.entity && it.labels == row.labels;
+            same && it.status == Status::Running && self.github.runner_of(&it.name).is_none()
+        };
         let account = self.account_of(row.entity.0);
         let jobs = self.github.jobs.values().filter(|job| Some(job.account) == account).count() as i64;
         Supply {
@@ -357,7 +370,9 @@ impl Sim {
             room: self.owner_has_room(row.owner),
             place,
             crowd: jobs / JIT_A_MINUTE * MINUTE,
-            unseen: self.store.rows.jobs().any(lately) || self.github.ours().any(untold),
+            unseen: self.store.rows.jobs().any(lately)
+                || self.github.ours().any(untold)
+                || self.store.rows.workers().any(lost),
             healthy: account.is_some_and(|account| sight.healthy[account]),
         }
     }

@@ -111,6 +111,8 @@ pub struct Judge {
     named: BTreeMap<(EntityId, i64), i64>,
     /// By entity, the installations that the leader has read of.
     heard: BTreeSet<(EntityId, i64)>,
+    /// By account, since when this leader has been answered what is left of the hour. Until then it can only guess.
+    shown: BTreeMap<usize, i64>,
     /// By account, how often it was refused without being told until when, and until when it is advised to wait. A caller
     /// may not hear of the answers in between.
     untold: BTreeMap<usize, (u32, i64)>,
@@ -119,6 +121,11 @@ pub struct Judge {
 impl Judge {
     pub(crate) fn note_used_up(&mut self, account: usize, now: i64) {
         self.trouble.insert(account, now);
+    }
+
+    /// What is left of an account's hour was answered.
+    pub(crate) fn note_shown(&mut self, account: usize, now: i64) {
+        self.shown.entry(account).or_insert(now);
     }
 
     /// GitHub's advice for a refusal that names no time: a minute, and twice as long after each further one.

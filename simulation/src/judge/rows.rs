@@ -129,6 +129,7 @@ impl Sim {
         self.store.granted = epoch.0;
         // It finds out anew what others have found out.
         self.judge.heard.clear();
+        self.judge.shown.clear();
         self.judge.misleading.clear();
         let accounts: BTreeSet<usize> = self
             .store

@@ -80,7 +80,13 @@ pub fn look(world: &World) -> bool {
         let is_other = |job: &&Job| {
             job.installation.0 != 0 && account(job).is_some_and(|account| account.installation != job.installation.0)
         };
-        let by_others: BTreeSet<i64> = database.rows.jobs().filter(is_other).map(|job| job.entity.0).collect();
+        let mut by_others: BTreeSet<i64> = database.rows.jobs().filter(is_other).map(|job| job.entity.0).collect();
+        // A leader that began late has read of workers, too, and those may name another one.
+        let is_heard = |&&(entity, id): &&(i64, i64)| {
+            let account = account_of(github, entity).and_then(|account| github.accounts.get(&account));
+            id != 0 && account.is_some_and(|account| account.installation != id)
+        };
+        by_others.extend(lock(&world.judge).heard.iter().filter(is_heard).map(|(entity, _)| *entity));
         let known = |job: &&Job| {
             let is_first = account(job).is_none_or(|account| account.removed_at == Time::ZERO);
             !job.status.is_ended() || is_first && !by_others.contains(&job.entity.0)
@@ -308,6 +314,12 @@ impl Look<'_> {
                 let limit = MADE_UP + backlog + if posted.refused >= OFTEN { HOUR } else { 0 };
                 self.hold("L2 made-up", id, unknown, limit, || format!("job {id} is not known"));
                 let Some(row) = row else { continue };
+                // Whose installation no delivery has told this leader of nobody can ask about.
+                let installation = github.accounts.get(&account).map_or(0, |it| it.installation);
+                let heard = lock(&self.world.judge).heard.contains(&(row.entity.0, installation));
+                if row.installation.0 == 0 && !heard {
+                    continue;
+                }
                 let done = matches!(job.state, JobState::Completed(_));
                 let named = row.assignment.as_ref().map(|it| WorkerName::new(it.runner.clone()));
                 let ours =
@@ -397,21 +409,28 @@ impl Look<'_> {
             let key = entity ^ number(&labels);
             keys.insert(key);
             let unmet = waiting > free && room && place;
-            // A runner that a job took of which no row tells shows as busy in the next listing only.
+            // A runner that a job took of which no row tells shows as busy in the next listing only, and that a worker which runs
+            // has no runner any more in the next ones.
             let lately = |row: &Job| row.entity.0 == entity && row.status == Status::Failed;
             let untold = |it: &Runner| {
                 let job = it.job.filter(|_| scope_of(it) == entity);
                 job.is_some_and(|job| self.database.rows.job(JobId(job)).is_none_or(|row| row.status.is_ended()))
             };
-            let (jobs, healthy, untold) = self.world.github.peek(|github| {
+            let lost = |github: &GitHub, it: &Worker| {
+                let same = it.entity.0 == entity && it.labels == row.labels && it.status == Status::Running;
+                same && !github.runners.values().any(|runner| runner.name == it.name.as_str())
+            };
+            let (jobs, healthy, unseen) = self.world.github.peek(|github| {
                 let account = account_of(github, entity);
                 let theirs =
                     |job: &&crate::world::github::Job| github.repos.get(&job.repo).map(|it| it.account) == account;
                 let healthy = account.is_some_and(|account| self.is_healthy(github, account)) && self.has_recovered();
-                (github.jobs.values().filter(theirs).count(), healthy, github.runners.values().any(untold))
+                let unseen =
+                    github.runners.values().any(untold) || self.database.rows.workers().any(|it| lost(github, it));
+                (github.jobs.values().filter(theirs).count(), healthy, unseen)
             });
             let crowd = jobs as i64 / JIT_A_MINUTE * MINUTE;
-            let more = crowd + if untold || self.database.rows.jobs().any(lately) { LISTED } else { 0 };
+            let more = crowd + if unseen || self.database.rows.jobs().any(lately) { LISTED } else { 0 };
             let what =
                 || format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room");
             self.hold("L1 served", key, unmet && healthy, SERVED + more, what);
