@@ -307,7 +307,7 @@ pub struct Minted {
 pub enum GitHubError {
     /// The installation is gone: 404 on its token.
     InstallationGone,
-    /// The installation is suspended: 403 on its token.
+    /// The installation is suspended: 403 on its token, or on a call, with those words.
     InstallationSuspended,
     /// Out of budget: no call before then.
     RateLimited {

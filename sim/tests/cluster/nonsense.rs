@@ -12,6 +12,7 @@ use engine::{
     ids::{PodUid, WorkerName},
 };
 use secrecy::SecretString;
+use serde_json::json;
 use sim::http::faults::Fault;
 use tokio::time::timeout;
 use tracing::instrument::WithSubscriber;
@@ -107,6 +108,42 @@ fn nonsense_is_told_without_what_it_was() {
         let text = log.text();
         for secret in [JIT, JIT_BASE64, sim::harness::TOKEN] {
             assert!(!text.contains(secret), "the log shows {secret}: {text}");
+        }
+    });
+}
+
+/// A proxy, or a page for debugging, may answer with the request that it was sent.
+#[test]
+fn an_answer_that_repeats_the_request_is_told_without_its_secrets() {
+    against_model("an_answer_that_repeats_the_request_is_told_without_its_secrets", async |bed, model| {
+        let pod = bed.cluster.create_pod(&stray("here")).await.unwrap();
+        let faults = &model.models.cluster.faults;
+        for (status, code) in [(403, 403), (500, 500), (403, 0)] {
+            let refusal = |said: &str| {
+                let text = json!({ "kind": "Status", "status": "Failure", "message": said, "code": code }).to_string();
+                Fault::Say(status, "application/json", text)
+            };
+            let (header, body) = (
+                format!("you sent GET / authorization: Bearer {}", sim::harness::TOKEN),
+                format!("you sent {{\"stringData\":{{\"jit\":\"{JIT}\"}}}}"),
+            );
+            faults.plan("GET", "/pods", 1, refusal(&header));
+            faults.plan("POST", "/secrets", 1, refusal(&body));
+            let list = bed.cluster.list_pods().await.unwrap_err();
+            let secret = SecretString::from(JIT);
+            let create = bed.cluster.create_secret(&WorkerName::from("here"), &pod.uid, &secret).await.unwrap_err();
+            assert_eq!(faults.left(), 0, "each call met it");
+            for (error, shown) in
+                [(list, "you sent GET / authorization: Bearer (hidden)"), (create, "the answer repeats the request")]
+            {
+                let refused = matches!(&error, ClusterError::Refused { status: 403, .. });
+                let (ClusterError::Refused { message, .. } | ClusterError::Unavailable { message }) = &error else {
+                    panic!("{status}, {code}: {error:?}");
+                };
+                assert!(message.ends_with(shown), "{status}, {code}: {message}");
+                assert!(refused || code != 403, "{status}, {code}: {error:?}");
+                assert!(!format!("{error:?}").contains("Refused { status: 0"), "{error:?}");
+            }
         }
     });
 }

@@ -177,11 +177,6 @@ impl Bed {
         (answer.status, answer.text)
     }
 
-    /// What this process has logged so far, every test of it.
-    pub fn log(&self) -> String {
-        String::from_utf8_lossy(&logs().0.lock().unwrap()).into_owned()
-    }
-
     /// Every job's id and status, by id.
     pub async fn rows(&self) -> Vec<(i64, String)> {
         let rows = sqlx::query_as("SELECT job_id, status::text FROM jobs ORDER BY job_id");

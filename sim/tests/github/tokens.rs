@@ -112,6 +112,19 @@ fn an_installation_that_is_gone_or_suspended_is_told_apart() {
                 assert!(client.runners(&scope).await.result.is_ok(), "and back: {expected:?}, begun: {begun}");
             }
         }
+        // What only looks like it: for these, jobs are failed.
+        for (status, kind, body, expected) in [
+            (403, "application/json", r#"{"message":"IP address not allowed"}"#, "Refused"),
+            (403, "text/html", "<html>a login page</html>", "Refused"),
+            (404, "text/html", "<html>no such page</html>", "Unavailable"),
+            (404, "application/json", "{}", "Unavailable"),
+        ] {
+            let client = bed.client(Span::ZERO, (&bed.models.keys.0, &bed.models.keys.1));
+            bed.faults().plan("POST", "/access_tokens", 1, Fault::Say(status, kind, body.to_owned()));
+            let error = client.runners(&user_scope()).await.result.unwrap_err();
+            assert!(format!("{error:?}").starts_with(expected), "{status} {body}: {error:?}");
+            assert!(client.runners(&user_scope()).await.result.is_ok(), "{status} {body}");
+        }
         let job = bed.github.job(App::Organization, InstallationId(999), "an-org/repo", JobId(1)).await;
         assert_eq!(job.result, Err(GitHubError::InstallationGone), "an id that never was");
         let job = bed.github.job(App::Organization, InstallationId(USER.1), "a-user/own", JobId(1)).await;
