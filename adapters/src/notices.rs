@@ -114,6 +114,7 @@ fn advice(subject: Subject, message: &str) -> &'static str {
         Subject::GitHub(App::Personal) if message.starts_with("401") => {
             "check GHAPP_PERSONAL_PRIVATE_KEY, the App's id in CONFIG, and this machine's clock"
         }
+        Subject::GitHub(_) if message.starts_with("404") => "check GITHUB_API_URL, and the App's id in CONFIG",
         Subject::GitHub(_) => "check https://www.githubstatus.com, the network, and GITHUB_API_URL; calls are repeated",
         Subject::Installation(..) if message.starts_with(LIMIT) => {
             "nothing: calls go on by themselves then; /jobs/{id}/why tells which jobs wait for it"

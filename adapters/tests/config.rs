@@ -175,6 +175,7 @@ fn one_variables_mistake_is_one_message() {
         ("ghfe", "STAGING_URL", String::new(), no_staging.into()),
         ("ghfe", "STAGING_URL", "http://user:password@h:x".into(), "STAGING_URL".into()),
         ("ghfe", "STAGING_URL", "http://h:99999/".into(), "STAGING_URL".into()),
+        ("ghfe", "PROD_URL", "https://staging.example/hook".into(), "STAGING_URL is PROD_URL".into()),
         ("ghfe", url, "postgresql://localhost:port/db".into(), not_url.into()),
         ("ghfe", url, "postgresql://h/db?sslmode=perhaps".into(), not_url.into()),
         ("ghfe", "LOGLEVEL", "info,adapters=loud".into(), "LOGLEVEL is \"info,adapters=loud\"".into()),

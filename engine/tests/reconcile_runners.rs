@@ -298,9 +298,11 @@ const CASES: &[Case] = &[
         assert!(!bench.reasons.contains(&Reason::WorkerFailed(F::JitRefused)));
         assert!(bench.until(&Reason::WorkerFailed(F::JitRefused), Some(&[]), Span::secs(65)).is_some());
     }),
-    ("its name is taken: at once", |bench| {
-        reserved(bench, || refused(GitHubError::NameTaken), Span::secs(5));
-        assert!(bench.why(&Reason::WorkerFailed(F::NameTaken)).is_some());
+    ("its name is taken: after a pause, so that no name is tried right after another", |bench| {
+        reserved(bench, || refused(GitHubError::NameTaken), Span::secs(4));
+        assert!(!bench.reasons.contains(&Reason::WorkerFailed(F::NameTaken)));
+        assert_eq!(bench.snapshot.active_workers(), 1, "it counts as supply meanwhile");
+        assert!(bench.until(&Reason::WorkerFailed(F::NameTaken), Some(&[]), Span::secs(5)).is_some());
     }),
     ("its App is suspended: at once", |bench| {
         reserved(bench, || refused(GitHubError::InstallationSuspended), Span::secs(5));

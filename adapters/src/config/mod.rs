@@ -289,6 +289,9 @@ pub fn ghfe(
     }
     let staging_url = reader.url("STAGING_URL");
     let prod_url = reader.url("PROD_URL");
+    if realm == Realm::Prod && staging_url.is_some() && staging_url == prod_url {
+        reader.wrong("STAGING_URL is PROD_URL: what is forwarded would come back for ever; give staging's own address");
+    }
     let capture = reader.capture();
     let made = common.zip(secret).map(|((common, _, _), webhook_secret)| GhfeConfig {
         common,

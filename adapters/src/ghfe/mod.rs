@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -87,8 +87,13 @@ pub fn router(ghfe: Ghfe) -> Router {
         .route("/usage.json", get(pages::usage_json))
         .route("/history", get(pages::history))
         .route("/history.json", get(pages::history_json))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "no such page: see /usage and /history\n") })
+        .fallback(nowhere)
         .with_state(ghfe)
+}
+
+async fn nowhere(request: Request) -> Response {
+    webhook::discard(request.into_body());
+    (StatusCode::NOT_FOUND, "no such page: see /usage and /history\n").into_response()
 }
 
 /// What came in and what became of it, and what is in trouble.

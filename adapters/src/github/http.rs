@@ -41,8 +41,8 @@ const REDIRECTS: usize = 3;
 const CLOCKS_AGREE: i64 = 30;
 /// The end of an hour is no further away than this, either way, the calls' time on their way included.
 const HOUR_AT_MOST: Span = Span::mins(65);
-/// What stands for the message of an answer that is not of GitHub's form: all of its refusals have one.
-const NO_MESSAGE: &str = "no message";
+/// All that GitHub says of a thing that it does not find.
+const NOT_FOUND: &str = "Not Found";
 /// How much of GitHub's message goes into an error.
 const MESSAGE_LIMIT: usize = 300;
 
@@ -373,9 +373,10 @@ impl Session<'_> {
         Err(match status {
             403 if message.to_lowercase().contains("suspended") => GitHubError::InstallationSuspended,
             401 => GitHubError::Unavailable { message: format!("401: {message}") },
-            // Of what GitHub says so, jobs are failed; a wrong GITHUB_API_URL and a proxy say it, too.
-            404 if message == NO_MESSAGE => GitHubError::Unavailable { message: format!("404: {message}") },
-            404 => GitHubError::NotFound,
+            404 if message == NOT_FOUND => GitHubError::NotFound,
+            // Jobs are failed for what GitHub does not find. A proxy, a wrong GITHUB_API_URL and an App that there is not
+            // ("Integration not found") answer 404, too, and say nothing of jobs.
+            404 => GitHubError::Unavailable { message: format!("404: {message}") },
             409 => GitHubError::NameTaken,
             500.. => GitHubError::Unavailable { message: format!("{status}: {message}") },
             _ => GitHubError::Refused { status, message },
@@ -465,7 +466,7 @@ fn message(body: &[u8]) -> String {
     struct Body {
         message: String,
     }
-    let message = serde_json::from_slice::<Body>(body).map_or_else(|_| NO_MESSAGE.to_owned(), |body| body.message);
+    let message = serde_json::from_slice::<Body>(body).map_or_else(|_| "no message".to_owned(), |body| body.message);
     quotable(&message).chars().take(MESSAGE_LIMIT).collect()
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use engine::ids::{PodUid, WorkerName};
+use futures::AsyncReadExt as _;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::{
     Api, Client,
@@ -55,13 +56,20 @@ pub(super) async fn diagnose(
         let params =
             LogParams { container: Some(container.name.clone()), tail_lines: Some(LOG_LINES), ..LogParams::default() };
         let what = format!("log of {}", container.name);
-        let log = questions.ask(&what, pods.logs(name.as_str(), &params)).await;
+        let log = questions.ask(&what, read_log(&pods, name.as_str(), &params)).await;
         containers.push(describe(container, is_init, log));
     }
     info.insert("containers".into(), if pod.is_some() { json!(containers) } else { Value::Null });
     info.insert("events".into(), events(client, namespace, name, uid, &mut questions).await);
     info.insert("errors".into(), json!(questions.errors));
     Value::Object(info)
+}
+
+/// A log, which may hold anything: what is no text of it has U+FFFD in its place.
+async fn read_log(pods: &Api<Pod>, name: &str, params: &LogParams) -> kube::Result<String> {
+    let mut log = Vec::new();
+    pods.log_stream(name, params).await?.read_to_end(&mut log).await.map_err(kube::Error::ReadEvents)?;
+    Ok(String::from_utf8_lossy(&log).into_owned())
 }
 
 impl Questions {
@@ -133,6 +141,19 @@ fn show(event: Event) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A job writes what it likes.
+    #[tokio::test]
+    async fn of_a_log_that_is_no_text_all_is_kept_that_is() {
+        let service = tower::service_fn(|request: http::Request<kube::client::Body>| async move {
+            assert_eq!(request.uri().path(), "/api/v1/namespaces/ours/pods/a/log");
+            let log: &[u8] = b"caf\xe9\nand the rest\n";
+            Ok::<_, kube::Error>(http::Response::new(kube::client::Body::from(log.to_vec())))
+        });
+        let pods: Api<Pod> = Api::default_namespaced(Client::new(service, "ours"));
+        let log = read_log(&pods, "a", &LogParams::default()).await.unwrap();
+        assert_eq!(log, "caf\u{fffd}\nand the rest\n");
+    }
 
     #[test]
     fn an_events_times_and_count_are_shown_in_whichever_fields_they_are() {

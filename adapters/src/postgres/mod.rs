@@ -218,6 +218,8 @@ fn is_away(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => !error.to_string().contains("certificate"),
         sqlx::Error::PoolTimedOut => true,
+        // A connection that was closed at once, as a forwarder does whose server is away: no byte came, which is read as 0.
+        sqlx::Error::Protocol(message) => message.contains("response from SSLRequest: 0x00"),
         sqlx::Error::Database(error) => {
             error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53"))
         }

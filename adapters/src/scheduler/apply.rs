@@ -335,6 +335,13 @@ const NOT_KEPT: &str = "diagnostics_not_stored";
 
 type Batch = (Vec<u64>, Vec<StoreWrite>);
 
+/// Somebody waits for it: that it gets no runner is not left to its row alone.
+fn tell_of_failed_job(write: &Write, written: Written) {
+    if let (Write::JobFailed { id, failure, .. }, Written::Done) = (write, written) {
+        tracing::warn!(job = %id, reason = failure.as_str(), "a job is failed: it gets no runner");
+    }
+}
+
 /// One batch, in one transaction. Where one write makes the store refuse all of them, halves of it one after the other,
 /// until that one stands alone: it must not keep the others from being written. If what cannot be stored are a failed
 /// worker's diagnostics, the failure is written without them. `false`: another leads.
@@ -345,6 +352,9 @@ async fn write_all(store: &dyn Store, lease: &Lease, batch: Batch, facts: &Facts
             .await
             .unwrap_or_else(|_| Err(slow_store(WRITE_LIMIT)));
         notices.store("write", &result);
+        for (write, written) in writes.iter().zip(result.as_deref().unwrap_or_default()) {
+            tell_of_failed_job(&write.write, *written);
+        }
         if ids.len() > 1 && matches!(result, Err(StoreError::Unstorable { .. })) {
             let half = ids.len() / 2;
             parts.push((ids.split_off(half), writes.split_off(half)));

@@ -415,7 +415,12 @@ impl Snapshot {
                     entry.stage = Stage::Minted;
                     made = Some((entry.row.entity, minted.runner));
                 }
-                Err(GitHubError::NameTaken) => entry.removing = Some(WorkerFailure::NameTaken),
+                Err(GitHubError::NameTaken) => {
+                    // Its row is failed after a pause, and so is made anew: where every name is said to be taken, the next one
+                    // would be asked for at once, and the next.
+                    entry.removing = Some(WorkerFailure::NameTaken);
+                    entry.backoff.fail(now, &timeouts);
+                }
                 // No runner can be made for it now, and others could have its place.
                 Err(GitHubError::InstallationSuspended) => entry.removing = Some(WorkerFailure::InstallationSuspended),
                 Err(

@@ -163,8 +163,10 @@ fn answer(status: u16, headers: Vec<(&'static str, String)>) -> Response {
         }
     }
     map.insert("content-type", HeaderValue::from_static("application/json"));
+    // As GitHub says it: what is not found in other words is nobody's answer there.
+    let message = if status == 404 { "Not Found" } else { "a planned fault" };
     let body = serde_json::json!({
-        "message": "a planned fault", "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "message": message, "kind": "Status", "apiVersion": "v1", "status": "Failure",
         "reason": "InternalError", "code": status.as_u16(),
     });
     (status, map, body.to_string()).into_response()

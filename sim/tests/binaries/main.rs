@@ -173,6 +173,14 @@ async fn stranger(words: &'static str) -> String {
     url
 }
 
+/// The connection string of something that takes connections and closes them, as a forwarder does whose server is away.
+async fn forwarder_to_nobody() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgresql://user:a-password@{}/db", listener.local_addr().unwrap());
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    url
+}
+
 fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
@@ -326,6 +334,7 @@ async fn a_database_that_nobody_finds_at_the_start_is_waited_for() {
         ("ghfe", format!("{password}127.0.0.1:1/db"), "connection refused"),
         ("scheduler", format!("{password}{}.invalid/db", "a".repeat(64)), "the host cannot be found"),
         ("scheduler", stranger("").await, "no answer within 5 s"),
+        ("ghfe", forwarder_to_nobody().await, "unexpected response from SSLRequest"),
     ] {
         let process = start(name, &url);
         until(what, MINUTE, async || process.errors().contains(what).then_some(())).await;

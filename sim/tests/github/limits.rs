@@ -121,7 +121,10 @@ fn nothing_is_sent_for_an_installation_that_told_to_wait_whatever_was_under_way(
         let limited = GitHubError::RateLimited { until: Some(until) };
         let (first, second) = (org_worker("first"), org_worker("second"));
         let later = async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            let asked = || bed.faults().calls().keys().any(|(_, path)| path.contains("/runner-groups"));
+            while !asked() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             job().await
         };
         // One looks the runner group up, one waits for that, and meanwhile the installation says when to come back.

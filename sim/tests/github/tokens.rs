@@ -118,6 +118,8 @@ fn an_installation_that_is_gone_or_suspended_is_told_apart() {
             (403, "text/html", "<html>a login page</html>", "Refused"),
             (404, "text/html", "<html>no such page</html>", "Unavailable"),
             (404, "application/json", "{}", "Unavailable"),
+            (404, "application/json", r#"{"message":"no Route matched with those values"}"#, "Unavailable"),
+            (404, "application/json", r#"{"message":"Integration not found"}"#, "Unavailable"),
         ] {
             let client = bed.client(Span::ZERO, (&bed.models.keys.0, &bed.models.keys.1));
             bed.faults().plan("POST", "/access_tokens", 1, Fault::Say(status, kind, body.to_owned()));
