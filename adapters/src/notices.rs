@@ -36,6 +36,8 @@ enum Subject {
     GitHub(App),
     /// One installation: its limits, its suspension, what it may not do.
     Installation(App, InstallationId),
+    /// What one App itself may do: read its log of deliveries, and repeat them.
+    Deliveries(App),
     /// The cluster's API.
     Kubernetes,
     /// What the cluster refuses.
@@ -46,10 +48,10 @@ enum Subject {
 
 /// One thing that is tried again and again; a trouble is over when each that failed has worked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Attempt(&'static str, InstallationId);
+struct Attempt(&'static str, Option<InstallationId>);
 
 /// What any call that works shows to work.
-const ANY_CALL: Attempt = Attempt("any call", InstallationId(0));
+const ANY_CALL: Attempt = Attempt("any call", None);
 
 #[derive(Debug)]
 struct Trouble {
@@ -88,7 +90,7 @@ impl fmt::Display for Subject {
         match self {
             Subject::GitHub(App::Organization) => f.write_str("GitHub, as the App for organisations"),
             Subject::GitHub(App::Personal) => f.write_str("GitHub, as the App for personal accounts"),
-            Subject::Installation(app, InstallationId(0)) => write!(f, "{}, for its deliveries", Subject::GitHub(*app)),
+            Subject::Deliveries(app) => write!(f, "{}, for its deliveries", Subject::GitHub(*app)),
             Subject::Installation(_, id) => write!(f, "GitHub, for installation {id}"),
             Subject::Kubernetes | Subject::Refusal => f.write_str("Kubernetes"),
             Subject::Store => f.write_str("Postgres"),
@@ -116,13 +118,15 @@ fn advice(subject: Subject, message: &str) -> &'static str {
         }
         Subject::GitHub(_) if message.starts_with("404") => "check GITHUB_API_URL, and the App's id in CONFIG",
         Subject::GitHub(_) => "check https://www.githubstatus.com, the network, and GITHUB_API_URL; calls are repeated",
-        Subject::Installation(..) if message.starts_with(LIMIT) => {
+        Subject::Installation(..) | Subject::Deliveries(_) if message.starts_with(LIMIT) => {
             "nothing: calls go on by themselves then; /jobs/{id}/why tells which jobs wait for it"
         }
         Subject::Installation(..) if message == SUSPENDED => {
             "its account's owners can end that on GitHub; until then its jobs wait"
         }
-        Subject::Installation(..) => "see the App's installation and its permissions on GitHub; calls are repeated",
+        Subject::Installation(..) | Subject::Deliveries(_) => {
+            "see the App's installation and its permissions on GitHub; calls are repeated"
+        }
         Subject::Kubernetes => "check the cluster's API server, the network, and K8S_KUBECONFIG; calls are repeated",
         Subject::Refusal => {
             "check the quota of the runners' namespace and the role in deploy/runners; calls are repeated"
@@ -140,9 +144,8 @@ impl Notices {
         installation: Option<InstallationId>,
         result: &Result<T, GitHubError>,
     ) {
-        let id = installation.unwrap_or(InstallationId(0));
-        let (contact, own) = (ANY_CALL, Attempt(attempt, id));
-        let subject = Subject::Installation(app, id);
+        let (contact, own) = (ANY_CALL, Attempt(attempt, installation));
+        let subject = installation.map_or(Subject::Deliveries(app), |id| Subject::Installation(app, id));
         // A suspension and an end are the installation's: any call that works shows that they are over. A refusal is what one
         // kind of call may not do, and a limit may be one kind's, too.
         let refusal = match result {
@@ -173,7 +176,7 @@ impl Notices {
 
     /// Notes how a call to the cluster ended.
     pub fn cluster<T>(&self, attempt: &'static str, result: &Result<T, ClusterError>) {
-        let own = Attempt(attempt, InstallationId(0));
+        let own = Attempt(attempt, None);
         match result {
             Err(ClusterError::Unavailable { message }) => self.failed(Subject::Kubernetes, own, attempt, message),
             Err(ClusterError::Refused { status, message }) => {
@@ -191,20 +194,20 @@ impl Notices {
 
     /// A watch of the cluster was taken up, or showed something.
     pub fn watch_shows(&self, attempt: &'static str) {
-        self.worked(Subject::Kubernetes, Attempt(attempt, InstallationId(0)));
+        self.worked(Subject::Kubernetes, Attempt(attempt, None));
         self.worked(Subject::Kubernetes, ANY_CALL);
     }
 
     /// A watch of the cluster broke with this message. Where nobody had `answered` it, any call that works shows that somebody
     /// does; an error that was its answer may be this watch's alone.
     pub fn watch_broke(&self, attempt: &'static str, message: &str, answered: bool) {
-        let failing = if answered { Attempt(attempt, InstallationId(0)) } else { ANY_CALL };
+        let failing = if answered { Attempt(attempt, None) } else { ANY_CALL };
         self.failed(Subject::Kubernetes, failing, attempt, message);
     }
 
     /// Notes how something with the store ended.
     pub fn store<T>(&self, attempt: &'static str, result: &Result<T, StoreError>) {
-        let own = Attempt(attempt, InstallationId(0));
+        let own = Attempt(attempt, None);
         match result {
             Err(StoreError::Unavailable { message }) => self.failed(Subject::Store, own, attempt, message),
             // Another leads, or one row is at fault: the store itself is well.
@@ -376,8 +379,8 @@ pub(crate) mod tests {
         Err(StoreError::Unavailable { message: "away".to_owned() })
     }
 
-    const A: Attempt = Attempt("a", InstallationId(1));
-    const B: Attempt = Attempt("b", InstallationId(2));
+    const A: Attempt = Attempt("a", Some(InstallationId(1)));
+    const B: Attempt = Attempt("b", Some(InstallationId(2)));
 
     /// Plays (second, attempt, error or none) against one subject; the lines, each with the second it came at.
     fn play(calls: &[(u64, Attempt, Option<&str>)]) -> Vec<(u64, String)> {
@@ -557,7 +560,7 @@ pub(crate) mod tests {
         assert!(advice(installation, "refused with 403: no").contains("permissions"));
         assert_eq!(refused(403, "no"), "refused with 403: no");
         assert_eq!(refused(0, "no such path"), "refused: no such path", "nobody was asked");
-        let log = Subject::Installation(App::Personal, InstallationId(0));
+        let log = Subject::Deliveries(App::Personal);
         assert_eq!(log.to_string(), "GitHub, as the App for personal accounts, for its deliveries");
     }
 

@@ -279,6 +279,23 @@ fn a_worker_that_fails_is_told_with_its_reason() {
     log.shows_no_secret();
 }
 
+/// Whoever asks why a job got no runner finds the line, also when all that is left of the job is its id.
+#[test]
+fn a_job_that_is_failed_is_told_with_its_reason() {
+    let (log, _turn) = log();
+    run_test(World::new(), async |ctx| {
+        ctx.expect_refusal("GET", "/repos/{owner}/{repo}/actions/jobs/{id}", 404);
+        ctx.queue(1, REPO, &[LABEL], Span::mins(1));
+        ctx.until("it is recorded", Span::mins(1), async |ctx| !ctx.jobs().await.is_empty()).await?;
+        assert!(ctx.github(|github, _| github.forget_job(1)));
+        ctx.until("it is failed", Span::mins(5), async |ctx| ctx.job(1).await.status == Status::Failed).await?;
+        let fields = serde_json::json!({ "message": "a job is failed: it gets no runner", "job": "1", "reason": "job_not_found" });
+        assert_eq!(lines_of(&log, "adapters::scheduler::apply"), [("WARN".to_owned(), fields)]);
+        Ok::<(), Error>(())
+    });
+    log.shows_no_secret();
+}
+
 /// Rows that this service never writes: each is told of once, by its place; it is shown, and stops nothing else.
 #[test]
 fn odd_rows_in_postgres_are_told_of_once_each_and_stop_nothing() {

@@ -149,12 +149,13 @@ fn try_out(parsed: Kubeconfig, said: &mpsc::Sender<Finding>) {
         Err(mistake) => {
             wrong(mistake.clone());
             let reachable = with_server(with_context(parsed));
-            make(reachable.clone())
-                .or_else(|mistake| {
+            match make(reachable.clone()) {
+                Ok(config) => Some(config),
+                Err(mistake) => {
                     wrong(mistake);
-                    make(plain(reachable)).ok().ok_or(())
-                })
-                .ok()
+                    make(plain(reachable)).ok()
+                }
+            }
         }
     };
     if let Some(mut config) = tried {
@@ -237,11 +238,10 @@ fn try_cluster(config: &kube::Config) -> Result<(), String> {
 /// A client's certificate and its key: kube tells of one only once it can read the other, so that each is tried with one that
 /// only looks like the other before both are tried together.
 fn try_certificate(certificate: AuthInfo, alone: impl Fn(AuthInfo) -> kube::Config) -> Vec<String> {
-    let stand_in = |text: &str| Some(text.to_owned());
     let with_key =
         AuthInfo { client_key_data: Some(SecretString::from(SOME_KEY)), client_key: None, ..certificate.clone() };
     let with_certificate = AuthInfo {
-        client_certificate_data: stand_in(SOME_CERTIFICATE),
+        client_certificate_data: Some(SOME_CERTIFICATE.to_owned()),
         client_certificate: None,
         ..certificate.clone()
     };

@@ -87,7 +87,7 @@ fn line(event: &str, headers: &HeaderMap, body: &str, at: Time) -> Option<Vec<u8
     let at = jiff::Timestamp::from_millisecond(at.0).ok()?.to_string();
     let kept = KEPT.iter().filter_map(|&name| Some((name, headers.get(name)?.to_str().ok()?))).collect();
     let body = match event {
-        "ping" => Cow::Owned(without_hook(body)),
+        "ping" | "meta" => Cow::Owned(without_hook(body)),
         _ => Cow::Borrowed(body),
     };
     // A raw body may hold line breaks between its tokens, and nowhere else; a line must not.
@@ -97,14 +97,14 @@ fn line(event: &str, headers: &HeaderMap, body: &str, at: Time) -> Option<Vec<u8
     Some(out)
 }
 
-/// A ping tells how the webhook is set, its secret and what its address may hold included. `null` is kept of one that is no
-/// object, or deeper than a parser goes.
-fn without_hook(ping: &str) -> String {
-    let mut ping = serde_json::from_str::<Option<serde_json::Map<_, _>>>(ping).ok().flatten();
-    if let Some(ping) = &mut ping {
-        ping.remove("hook");
+/// What is told when a webhook is made and when it is deleted tells how it was set, its secret and what its address may hold
+/// included. `null` is kept of one that is no object, or deeper than a parser goes.
+fn without_hook(body: &str) -> String {
+    let mut fields = serde_json::from_str::<Option<serde_json::Map<_, _>>>(body).ok().flatten();
+    if let Some(fields) = &mut fields {
+        fields.remove("hook");
     }
-    serde_json::Value::from(ping).to_string()
+    serde_json::Value::from(fields).to_string()
 }
 
 fn write(mut file: File, waiting: &mpsc::Receiver<Task>, lost: &AtomicU64) {

@@ -73,7 +73,7 @@ pub enum OpenError {
     #[error("Postgres cannot be reached: {0}; check POSTGRES_URL, the server and the network")]
     Away(String),
     /// It refuses.
-    #[error("Postgres cannot be reached or refuses: {0}; check POSTGRES_URL, the server and the network")]
+    #[error("Postgres refuses, or is none: {0}; check POSTGRES_URL and the server")]
     Connect(String),
     /// The schema could not be brought up to date.
     #[error("the migrations cannot be applied: {0}")]

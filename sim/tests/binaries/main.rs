@@ -278,8 +278,8 @@ async fn what_keeps_a_program_from_starting_is_told_and_nothing_starts() {
         ("ghfe", vec![("CAPTURE", unwritable.to_str().unwrap())], vec![&unwritable_message]),
         ("ghfe", vec![("LISTEN", &taken.0)], vec![&taken_message]),
         ("scheduler", vec![("LISTEN", &taken.0)], vec![&taken_message]),
-        ("ghfe", vec![("POSTGRES_URL", &babbling)], vec!["Postgres cannot be reached or refuses"]),
-        ("scheduler", vec![("POSTGRES_URL", &missing)], vec!["Postgres cannot be reached or refuses: database"]),
+        ("ghfe", vec![("POSTGRES_URL", &babbling)], vec!["Postgres refuses, or is none"]),
+        ("scheduler", vec![("POSTGRES_URL", &missing)], vec!["Postgres refuses, or is none: database"]),
     ];
     for (name, changes, messages) in cases {
         let (status, errors) = Process::start(name, &world.with(&changes)).ended(STOP).await;

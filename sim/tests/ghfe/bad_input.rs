@@ -97,14 +97,14 @@ async fn a_delivery_without_its_right_signature_is_refused() {
     .await;
 }
 
-/// Sends bytes as they are, all of them, and only then reads: until the other side closes, or the answer's last line is there.
-async fn raw(bed: &Bed, parts: impl IntoIterator<Item = Bytes>) -> String {
+/// Sends bytes as they are, all of them, and only then reads: until the other side closes, or this end of its answer is there.
+async fn raw(bed: &Bed, parts: impl IntoIterator<Item = Bytes>, expected: &str) -> String {
     let mut stream = TcpStream::connect(bed.address).await.unwrap();
     for part in parts {
         stream.write_all(&part).await.expect("all of it is taken");
     }
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
-    while !answer.windows(6).any(|end| end == b"limit\n") {
+    while !answer.ends_with(expected.as_bytes()) {
         let read = stream.read(&mut part).await.expect("the connection ends well");
         if read == 0 {
             break;
@@ -126,16 +126,21 @@ async fn a_body_over_the_limit_is_refused_before_it_is_taken_in() {
         let expected = "the body is larger than 25 MB, GitHub's own limit\n";
         // Said beforehand: refused without a byte of it.
         let announced = head(&format!("content-length: {}", (25 << 20) + 1));
-        let answer = raw(&bed, [announced.clone()]).await;
+        let answer = raw(&bed, [announced.clone()], expected).await;
         assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(expected), "{answer}");
         // And one that sends it all before it looks finds the answer.
         let all = std::iter::repeat_n(Bytes::from(vec![b' '; 1 << 20]), 25).chain([Bytes::from(" ")]);
-        let answer = raw(&bed, std::iter::once(announced).chain(all)).await;
+        let answer = raw(&bed, std::iter::once(announced.clone()).chain(all.clone()), expected).await;
         assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(expected), "{answer}");
+        // So does one who has taken the wrong path.
+        let elsewhere = String::from_utf8_lossy(&announced).replacen("POST / ", "POST /webhook ", 1);
+        let nowhere = "no such page: see /usage and /history\n";
+        let answer = raw(&bed, std::iter::once(Bytes::from(elsewhere)).chain(all), nowhere).await;
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.ends_with(nowhere), "{answer}");
         // Not said: refused once it is too much.
         let mebibyte = Bytes::from(format!("100000\r\n{}\r\n", " ".repeat(1 << 20)));
         let endless = std::iter::once(head("transfer-encoding: chunked")).chain(std::iter::repeat_n(mebibyte, 26));
-        let answer = raw(&bed, endless).await;
+        let answer = raw(&bed, endless, expected).await;
         assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(expected), "{answer}");
         // The largest there may be.
         let mut largest = body("queued", 1, ORG).to_string();

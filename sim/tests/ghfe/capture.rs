@@ -38,6 +38,8 @@ async fn each_accepted_delivery_is_a_line_without_secrets() {
         let hook = json!({ "id": 1, "config": { "secret": "secret-5", "url": url } });
         let ping = json!({ "zen": "…", "hook_id": 1, "hook": hook });
         assert_eq!(bed.deliver("ping", serde_json::to_string_pretty(&ping).unwrap()).await.status, 200);
+        let meta = json!({ "action": "deleted", "hook_id": 1, "hook": hook });
+        assert_eq!(bed.deliver("meta", meta.to_string()).await.status, 200);
         // Refused, in three ways: not kept.
         let mut forged = bed.delivery("workflow_job", body("queued", 2, ORG).to_string());
         forged.headers_mut().insert("x-hub-signature-256", "sha256=00".try_into().unwrap());
@@ -45,7 +47,7 @@ async fn each_accepted_delivery_is_a_line_without_secrets() {
         assert_eq!(bed.deliver("workflow_job", "{").await.status, 400);
         assert_eq!(bed.job(&body("queued", 0, ORG)).await.0, 400);
         let lines = lines(&path, &capture);
-        assert_eq!(lines.len(), 2);
+        assert_eq!(lines.len(), 3);
         let keys: BTreeSet<&str> = lines[0].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, BTreeSet::from(["at", "headers", "body"]));
         let expected = json!({
@@ -58,6 +60,7 @@ async fn each_accepted_delivery_is_a_line_without_secrets() {
         assert!(at <= jiff::Timestamp::now());
         assert_eq!(lines[1]["headers"]["x-github-event"], "ping");
         assert_eq!(lines[1]["body"], json!({ "zen": "…", "hook_id": 1 }), "how the webhook is set is nobody's business");
+        assert_eq!(lines[2]["body"], json!({ "action": "deleted", "hook_id": 1 }));
         let text = std::fs::read_to_string(&path).unwrap();
         let digest = signature(SECRET, pretty.as_bytes());
         for secret in ["secret-", SECRET, "signature", digest.strip_prefix("sha256=").unwrap()] {
