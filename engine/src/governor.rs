@@ -6,7 +6,7 @@
 use alloc::collections::VecDeque;
 
 use crate::{
-    facts::{Budget, GitHubError},
+    facts::{Budget, GitHubAnswer, GitHubError},
     ids::{Span, Time},
     policy::{Governor, Timeouts},
 };
@@ -16,8 +16,15 @@ const GITHUB_POINTS: u32 = 900;
 /// What is used of them: some are left for tokens and runner groups, which adapters ask for unseen, and for listings that
 /// turn out longer than was known.
 const POINTS_PER_MINUTE: u32 = GITHUB_POINTS - 20;
-/// The minute as GitHub may see it: calls take up to a second longer or shorter on their way.
-const WINDOW: Span = Span::secs(61);
+/// How long a call counts once it has been answered: GitHub's minute, and a little for a clock that is put right meanwhile.
+/// GitHub counts a call when it reaches it, which is before its answer does. So of the calls that any minute of GitHub's
+/// counts, all but the one made last count here when that one is made, however long each was on its way.
+const WINDOW: Span = Span(60_100);
+/// How long a call counts that was given up, while nothing is heard of GitHub: longer than the longest pause until the next
+/// try (`backoff_max`), the time that a call has, and GitHub's minute.
+const UNHEARD_WINDOW: Span = Span::mins(3);
+/// How much later than a row tells an earlier leader's call may have reached GitHub.
+const ON_ITS_WAY: Span = Span(900);
 /// A read costs one point.
 const READ_POINTS: u32 = 1;
 /// A write costs five.
@@ -108,6 +115,31 @@ pub enum Use {
     Redeliver,
 }
 
+/// What a worker's JIT call has of its installation's limits before it is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Prepaid {
+    /// A place among the calls under way, and its points.
+    Whole,
+    /// The place alone: the minute was used up by others when it was to be made.
+    Place,
+}
+
+/// Points of a call that is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Spent {
+    /// When it was answered or given up.
+    at: Time,
+    points: u32,
+    /// GitHub has answered it, or a later one. Before that it may still lie there unread and be counted later.
+    heard: bool,
+}
+
+impl Spent {
+    fn ends(&self) -> Time {
+        self.at + if self.heard { WINDOW } else { UNHEARD_WINDOW }
+    }
+}
+
 /// One installation's standing with GitHub.
 #[derive(Clone, Debug)]
 pub struct Allowance {
@@ -122,8 +154,13 @@ pub struct Allowance {
     limited: bool,
     /// GitHub has said first then that the App is suspended here, and nothing else since.
     suspended: Option<Time>,
-    points: VecDeque<(Time, u32)>,
-    points_sum: u32,
+    /// Points of the calls under way, and of those that are paid for and will be made.
+    open_points: u32,
+    /// Points of the calls that were over within the last minute, by when they were.
+    spent: VecDeque<Spent>,
+    spent_points: u32,
+    /// Those of them that were left without an answer since GitHub was heard last.
+    unheard_points: u32,
     polls: Share,
     lists: Share,
     /// GitHub has not answered yet, and is being asked.
@@ -144,8 +181,10 @@ impl Default for Allowance {
             passed: 0,
             limited: false,
             suspended: None,
-            points: VecDeque::new(),
-            points_sum: 0,
+            open_points: 0,
+            spent: VecDeque::new(),
+            spent_points: 0,
+            unheard_points: 0,
             polls: full,
             lists: full,
             asking: false,
@@ -193,23 +232,22 @@ impl Allowance {
         }
         self.renew(now);
         let limit = self.limit(governor);
-        let (points, floor, share) = match usage {
+        let points = points_of(usage, governor);
+        let (floor, share) = match usage {
             Use::Poll => {
                 // A suspended App's provisioning needs no reserve, and waits for this read.
                 let reserve = if self.is_suspended() { 0 } else { governor.reserve_percent };
                 let rate = self.rate(governor.poll_percent, reserve, governor, now);
                 self.polls.fill(rate, now);
-                (READ_POINTS, reserve, self.polls.ready_at(1, rate, now))
+                (reserve, self.polls.ready_at(1, rate, now))
             }
             Use::List { pages } | Use::Proof { pages } => {
                 let reserve = if matches!(usage, Use::Proof { .. }) { 0 } else { governor.reserve_percent };
                 let rate = self.rate(governor.list_percent, reserve, governor, now);
                 self.lists.fill(rate, now);
-                let pages = pages.max(1);
-                (READ_POINTS * pages, reserve, self.lists.ready_at(i64::from(pages), rate, now))
+                (reserve, self.lists.ready_at(i64::from(pages.max(1)), rate, now))
             }
-            Use::Mint => (mint_points(governor), 0, now),
-            Use::Delete | Use::Redeliver => (WRITE_POINTS, 0, now),
+            Use::Mint | Use::Delete | Use::Redeliver => (0, now),
         };
         let hourly = match self.budget {
             Some(b) if i64::from(b.remaining) <= limit * i64::from(floor) / 100 && now < b.reset_at => b.reset_at,
@@ -248,21 +286,20 @@ impl Allowance {
 
     /// Notes that a call is made now.
     pub fn spend(&mut self, usage: Use, governor: &Governor, now: Time) {
-        let (points, calls) = match usage {
+        let calls = match usage {
             Use::Poll => {
                 self.polls.level -= CALL;
-                (READ_POINTS, 1)
+                1
             }
             Use::List { pages } | Use::Proof { pages } => {
                 let pages = pages.max(1);
                 self.lists.level -= i64::from(pages) * CALL;
-                (READ_POINTS * pages, pages)
+                pages
             }
-            Use::Mint => (mint_points(governor), 1),
-            Use::Delete | Use::Redeliver => (WRITE_POINTS, 1),
+            Use::Mint | Use::Delete | Use::Redeliver => 1,
         };
-        self.points.push_back((now, points));
-        self.points_sum += points;
+        self.renew(now);
+        self.open_points += points_of(usage, governor);
         self.asking |= !self.answered && matches!(usage, Use::Poll | Use::List { .. } | Use::Proof { .. });
         self.in_flight += 1;
         if let Some(budget) = &mut self.budget {
@@ -270,38 +307,52 @@ impl Allowance {
         }
     }
 
-    /// When a JIT call that was paid for at `paid_at`, with its place among the calls under way, may be made. If that is
-    /// now, its points are spent now instead of then: what GitHub counts is when the call is made.
-    pub fn claim(&mut self, paid_at: Time, governor: &Governor, now: Time) -> Time {
-        if self.is_suspended() {
-            return Time::NEVER;
-        }
-        if now < self.blocked.until {
-            return self.blocked.until;
-        }
+    /// When a JIT call that was paid for with its place among the calls under way, and perhaps with its points, may be made.
+    /// If that is now, its points are spent; if later, they are others' until then, and only its place is kept.
+    pub fn claim(&mut self, paid: Prepaid, governor: &Governor, now: Time) -> Time {
         self.renew(now);
-        let points = mint_points(governor);
-        if let Some(paid) = self.points.iter().position(|&entry| entry == (paid_at, points)) {
-            self.points.remove(paid);
-            self.points_sum -= points;
+        let points = points_of(Use::Mint, governor);
+        if paid == Prepaid::Whole {
+            self.open_points = self.open_points.saturating_sub(points);
         }
-        let at = self.points_at(points, now);
+        let at = if self.is_suspended() {
+            Time::NEVER
+        } else if now < self.blocked.until {
+            self.blocked.until
+        } else {
+            self.points_at(points, now)
+        };
         if at <= now {
-            self.points.push_back((now, points));
-            self.points_sum += points;
+            self.open_points += points;
         }
         at
+    }
+
+    /// Gives back what a JIT call that will not be made was paid for with.
+    pub fn refund(&mut self, paid: Prepaid, governor: &Governor) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if paid == Prepaid::Whole {
+            self.open_points = self.open_points.saturating_sub(points_of(Use::Mint, governor));
+        }
+    }
+
+    /// Points of the calls under way, and of those that are paid for and will be made.
+    pub fn open_points(&self) -> u32 {
+        self.open_points
     }
 
     /// Counts the JIT call that an earlier leader may have made for a worker, at `latest` or before: GitHub does not begin
     /// a new minute because another leads.
     pub fn inherit_worker(&mut self, latest: Time, governor: &Governor, now: Time) {
-        self.inherit(latest, mint_points(governor), now);
+        self.inherit(latest, points_of(Use::Mint, governor), now);
     }
 
-    /// Counts the deletion of a runner that an earlier leader may have made, at `latest` or before.
-    pub fn inherit_deletion(&mut self, latest: Time, now: Time) {
-        self.inherit(latest, WRITE_POINTS, now);
+    /// Counts the deletion of a runner whose worker an earlier leader has failed at `failed_at`, within a minute: it may have
+    /// been made at any time since.
+    pub fn inherit_deletion(&mut self, failed_at: Time, now: Time) {
+        if now < failed_at + WINDOW + ON_ITS_WAY {
+            self.inherit(now, WRITE_POINTS, now);
+        }
     }
 
     /// Counts the reads that an earlier leader may have made within the last minute: no row tells of them, but they had
@@ -312,18 +363,34 @@ impl Allowance {
         self.inherit(now, u32::try_from(reads).unwrap_or(POINTS_PER_MINUTE) * READ_POINTS, now);
     }
 
+    /// An earlier leader's calls, made at `at` or before. A time ahead of this clock is just now.
     fn inherit(&mut self, at: Time, points: u32, now: Time) {
-        let at = at.min(now);
-        if now.since(at) < WINDOW {
-            let place = self.points.partition_point(|&(spent_at, _)| spent_at <= at);
-            self.points.insert(place, (at, points));
-            self.points_sum += points;
+        self.count(at.min(now) + ON_ITS_WAY, points, true);
+        self.renew(now);
+    }
+
+    /// Counts points from `at` on for a minute.
+    fn count(&mut self, at: Time, points: u32, heard: bool) {
+        if points > 0 {
+            let place = self.spent.partition_point(|spent| spent.at <= at);
+            self.spent.insert(place, Spent { at, points, heard });
+            self.spent_points += points;
+            self.unheard_points += if heard { 0 } else { points };
         }
     }
 
-    /// Notes an answer: what is left of the hour, and whether GitHub wants a pause.
-    pub fn answered(&mut self, error: Option<&GitHubError>, budget: Option<Budget>, now: Time, timeouts: &Timeouts) {
+    /// Notes an answer to a call for `usage`, or that it was given up: what is left of the hour, and whether GitHub wants a
+    /// pause.
+    pub fn answered<T>(
+        &mut self,
+        usage: Use,
+        answer: &GitHubAnswer<T>,
+        (governor, timeouts): (&Governor, &Timeouts),
+        now: Time,
+    ) {
+        let (error, budget) = (answer.result.as_ref().err(), answer.budget);
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.settle(usage, answer.calls, !matches!(error, Some(GitHubError::Unavailable { .. })), governor, now);
         (self.asking, self.answered) = (false, true);
         if let Some(told) = budget {
             // Answers overtake each other: within one hour's window the lower figure is the later one.
@@ -381,6 +448,25 @@ impl Allowance {
         }
     }
 
+    /// A call is over: from now on it counts for a minute more. Where GitHub was heard, so do those that it left without an
+    /// answer before: while it stands still they lie there, and all reach it when it goes on.
+    fn settle(&mut self, usage: Use, calls: u32, heard: bool, governor: &Governor, now: Time) {
+        let paid = points_of(usage, governor);
+        self.open_points = self.open_points.saturating_sub(paid);
+        // A listing may have had more pages than were paid for.
+        let mut points = match usage {
+            Use::List { .. } | Use::Proof { .. } => paid.max(READ_POINTS * calls),
+            Use::Poll | Use::Mint | Use::Delete | Use::Redeliver => paid,
+        };
+        if heard && self.unheard_points > 0 {
+            self.spent.retain(|spent| spent.heard);
+            self.spent_points -= self.unheard_points;
+            points += self.unheard_points;
+            self.unheard_points = 0;
+        }
+        self.count(now, points, heard);
+    }
+
     fn renew(&mut self, now: Time) {
         if let Some(budget) = &mut self.budget
             && now >= budget.reset_at
@@ -389,35 +475,49 @@ impl Allowance {
             // The next answer tells when the new hour ends.
             budget.reset_at = Time::ZERO;
         }
-        while let Some(&(at, points)) = self.points.front() {
-            if now.since(at) < WINDOW {
-                break;
-            }
-            self.points.pop_front();
-            self.points_sum -= points;
+        // Those that were given up end later than others after them.
+        if self.unheard_points > 0 {
+            self.spent.retain(|spent| {
+                let counts = now < spent.ends();
+                self.spent_points -= if counts { 0 } else { spent.points };
+                self.unheard_points -= if counts || spent.heard { 0 } else { spent.points };
+                counts
+            });
+        }
+        while let Some(spent) = self.spent.pop_front_if(|spent| spent.ends() <= now) {
+            self.spent_points -= spent.points;
         }
     }
 
     fn points_at(&self, points: u32, now: Time) -> Time {
         // A call that weighs more than a whole minute waits for an empty one.
-        let points = points.min(POINTS_PER_MINUTE);
-        let mut sum = self.points_sum;
-        if sum + points <= POINTS_PER_MINUTE {
+        let most = POINTS_PER_MINUTE - points.min(POINTS_PER_MINUTE);
+        let mut sum = self.open_points + self.spent_points;
+        // Where nothing has been heard, and nothing is under way that could be, one call tries.
+        if sum <= most || self.unheard_points > 0 && self.open_points == 0 {
             return now;
         }
-        for &(at, spent) in &self.points {
-            sum -= spent;
-            if sum + points <= POINTS_PER_MINUTE {
-                return at + WINDOW;
+        let (heard, unheard) = (self.spent.iter().filter(|it| it.heard), self.spent.iter().filter(|it| !it.heard));
+        for spent in heard.chain(unheard) {
+            sum -= spent.points;
+            if sum <= most {
+                return spent.ends();
             }
         }
-        now
+        // Only an answer makes room.
+        Time::NEVER
     }
 }
 
-/// What one JIT call weighs, so that `jit_per_minute` of them fill a minute; nothing where the limit is switched off.
-fn mint_points(governor: &Governor) -> u32 {
-    GITHUB_POINTS / governor.jit_per_minute.max(1)
+/// What a call weighs in GitHub's minute. As many JIT calls as `jit_per_minute` fill one; they weigh nothing where that
+/// limit is switched off.
+pub(crate) fn points_of(usage: Use, governor: &Governor) -> u32 {
+    match usage {
+        Use::Poll => READ_POINTS,
+        Use::List { pages } | Use::Proof { pages } => READ_POINTS * pages.max(1),
+        Use::Mint => GITHUB_POINTS / governor.jit_per_minute.max(1),
+        Use::Delete | Use::Redeliver => WRITE_POINTS,
+    }
 }
 
 /// Whether two answers tell of one hour's end. Each is as far from the truth as the answer was long on its way; the ends of

@@ -5,7 +5,7 @@ mod support;
 use engine::{
     decision::Action,
     facts::*,
-    governor::{Allowance, Backoff, Use},
+    governor::{Allowance, Backoff, Prepaid, Use},
     ids::*,
     policy::{Governor, Policy, Timeouts},
     snapshot::Snapshot,
@@ -18,6 +18,12 @@ fn budget(limit: u32, remaining: u32, minutes: i64) -> Option<Budget> {
     Some(Budget { limit, remaining, reset_at: START + Span::mins(minutes) })
 }
 
+/// GitHub answers a call.
+fn say(allowance: &mut Allowance, usage: Use, error: Option<GitHubError>, budget: Option<Budget>, now: Time) {
+    let answer = GitHubAnswer { result: error.map_or(Ok(()), Err), budget, calls: 1 };
+    allowance.answered(usage, &answer, (&Governor::default(), &Timeouts::default()), now);
+}
+
 /// How many such calls are made at once, each answered as soon as it is made.
 fn burst(allowance: &mut Allowance, usage: Use, now: Time, most: usize) -> usize {
     let governor = Governor::default();
@@ -26,7 +32,7 @@ fn burst(allowance: &mut Allowance, usage: Use, now: Time, most: usize) -> usize
             return made;
         }
         allowance.spend(usage, &governor, now);
-        allowance.in_flight -= 1;
+        say(allowance, usage, None, None, now);
     }
     most
 }
@@ -41,8 +47,8 @@ fn a_minute_takes_180_jit_calls_less_the_few_points_that_are_kept_for_tokens() {
     let mut allowance = Allowance::default();
     assert_eq!(burst(&mut allowance, Use::Mint, START, 1_000), 176);
     let governor = Governor::default();
-    // A second more than the minute: calls take their time on the way, some more than others.
-    let next = START + Span::secs(61);
+    // A little more than the minute: a clock may be put right meanwhile.
+    let next = START + Span(60_100);
     assert_eq!(allowance.ready_at(Use::Mint, &governor, START), next);
     assert_eq!(burst(&mut allowance, Use::Mint, next - Span(1), 1_000), 0);
     assert_eq!(burst(&mut allowance, Use::Mint, next, 1_000), 176);
@@ -65,6 +71,100 @@ fn any_minute_has_at_most_900_points_whatever_they_are_for() {
     }
 }
 
+/// Calls under way for as long as any: GitHub counts each when it reaches it, which may be when it is answered.
+#[test]
+fn a_call_counts_from_when_it_is_made_until_a_minute_after_its_answer() {
+    let governor = Governor::default();
+    let mut allowance = Allowance::default();
+    (0..90).for_each(|_| allowance.spend(Use::Mint, &governor, START));
+    let late = START + Span::mins(3);
+    (0..10).for_each(|_| say(&mut allowance, Use::Mint, None, None, late));
+    assert_eq!(burst(&mut allowance.clone(), Use::Mint, late, 1_000), 86, "80 are under way, 10 have just been");
+    (0..80).for_each(|_| say(&mut allowance, Use::Mint, None, None, late + Span::secs(10)));
+    let first = late + Span(60_100);
+    assert_eq!(burst(&mut allowance.clone(), Use::Mint, first - Span(1), 1_000), 86);
+    assert_eq!(burst(&mut allowance, Use::Mint, first, 1_000), 96);
+}
+
+#[test]
+fn with_as_much_under_way_as_a_minute_allows_only_an_answer_makes_room() {
+    let governor = Governor::default();
+    let mut allowance = Allowance::default();
+    (0..8).for_each(|_| allowance.spend(Use::List { pages: 110 }, &governor, START));
+    assert_eq!(allowance.ready_at(Use::Mint, &governor, START + Span::hours(1)), Time::NEVER);
+    // More pages than were paid for are counted too.
+    let longer = GitHubAnswer { result: Ok(()), budget: None, calls: 115 };
+    let timeouts = Timeouts::default();
+    allowance.answered(Use::List { pages: 110 }, &longer, (&governor, &timeouts), START + Span::hours(1));
+    assert_eq!(burst(&mut allowance, Use::Mint, START + Span::hours(1) + Span(60_099), 1_000), 0);
+    assert_eq!(burst(&mut allowance, Use::Mint, START + Span::hours(1) + Span(60_100), 1_000), 22);
+}
+
+/// While GitHub stands still, what it is sent lies there; all of it is counted when it goes on.
+#[test]
+fn what_was_given_up_without_an_answer_counts_until_a_minute_after_github_is_heard_again() {
+    let governor = Governor::default();
+    let mut allowance = Allowance::default();
+    (0..80).for_each(|_| allowance.spend(Use::Mint, &governor, START));
+    let lost = || Some(GitHubError::Unavailable { message: "no answer within 30 s".into() });
+    (0..80).for_each(|_| say(&mut allowance, Use::Mint, lost(), None, START + Span::secs(30)));
+    let heard = START + Span::secs(130);
+    let silent = heard - Span(1);
+    assert_eq!(
+        burst(&mut allowance.clone(), Use::Mint, silent, 1_000),
+        96,
+        "as long as GitHub may be tried again later"
+    );
+    allowance.spend(Use::Mint, &governor, heard);
+    say(&mut allowance, Use::Mint, None, None, heard);
+    assert_eq!(burst(&mut allowance.clone(), Use::Mint, heard + Span(60_099), 1_000), 95);
+    assert_eq!(burst(&mut allowance, Use::Mint, heard + Span(60_100), 1_000), 176);
+}
+
+#[test]
+fn after_as_much_silence_as_a_minute_allows_one_call_at_a_time_tries() {
+    let governor = Governor::default();
+    let mut allowance = Allowance::default();
+    let lost = || Some(GitHubError::Unavailable { message: "no answer within 30 s".into() });
+    (0..176).for_each(|_| allowance.spend(Use::Mint, &governor, START));
+    (0..176).for_each(|_| say(&mut allowance, Use::Mint, lost(), None, START));
+    let next = allowance.blocked.until;
+    assert!(allowance.is_ready(Use::Mint, &governor, next));
+    allowance.spend(Use::Mint, &governor, next);
+    assert!(!allowance.is_ready(Use::Mint, &governor, next) && !allowance.is_ready(Use::Poll, &governor, next));
+    say(&mut allowance, Use::Mint, lost(), None, next);
+    let third = allowance.blocked.until;
+    assert!(third > next && allowance.is_ready(Use::Mint, &governor, third));
+    // Nothing is kept for ever of what GitHub never answers.
+    assert_eq!(burst(&mut allowance.clone(), Use::Mint, START + Span::mins(3), 1_000), 175);
+    assert!(!allowance.clone().is_ready(Use::Mint, &governor, third - Span(1)));
+    allowance.spend(Use::Mint, &governor, third);
+    say(&mut allowance, Use::Mint, None, None, third);
+    assert_eq!(burst(&mut allowance, Use::Mint, third + Span(60_099), 1_000), 0);
+}
+
+#[test]
+fn a_place_that_waits_keeps_no_points_and_what_is_not_made_gives_them_back() {
+    let governor = Governor::default();
+    let mut allowance = Allowance::default();
+    (0..2).for_each(|_| allowance.spend(Use::Mint, &governor, START));
+    (0..170).for_each(|_| allowance.inherit_worker(START, &governor, START));
+    assert_eq!(allowance.open_points(), 10);
+    assert_eq!(allowance.claim(Prepaid::Whole, &governor, START), START, "it is made now");
+    assert_eq!(allowance.open_points(), 10);
+    assert_eq!(burst(&mut allowance, Use::Mint, START, 1_000), 4);
+    allowance.refund(Prepaid::Whole, &governor);
+    assert_eq!((allowance.open_points(), allowance.in_flight), (5, 1));
+    assert_eq!(burst(&mut allowance, Use::Mint, START, 1_000), 1);
+    let later = START + Span::secs(61);
+    assert_eq!(allowance.claim(Prepaid::Place, &governor, START), START + Span(60_100), "others have its points");
+    assert_eq!((allowance.open_points(), allowance.in_flight), (5, 1));
+    assert_eq!(allowance.claim(Prepaid::Place, &governor, later), later);
+    assert_eq!(allowance.open_points(), 10);
+    allowance.refund(Prepaid::Place, &governor);
+    assert_eq!((allowance.open_points(), allowance.in_flight), (10, 0));
+}
+
 #[test]
 fn what_an_earlier_leader_may_have_spent_is_spent() {
     let governor = Governor::default();
@@ -73,7 +173,8 @@ fn what_an_earlier_leader_may_have_spent_is_spent() {
     allowance.inherit_reads(&governor, START);
     (0..100).for_each(|second| allowance.inherit_worker(START - Span::secs(second), &governor, START));
     allowance.inherit_deletion(START - Span::secs(30), START);
-    // 61 of the workers and the deletion are within the minute that GitHub counts.
+    allowance.inherit_deletion(START - Span::secs(61), START);
+    // 61 of the workers and one deletion are within the minute that GitHub counts.
     assert_eq!(burst(&mut allowance.clone(), Use::Mint, START, 1_000), (880 - 93 - 61 * 5 - 5) / 5);
     assert_eq!(burst(&mut allowance.clone(), Use::Mint, START + Span::secs(30), 1_000), (880 - 93 - 31 * 5 - 5) / 5);
     assert_eq!(burst(&mut allowance, Use::Mint, START + Span::secs(61), 1_000), 176);
@@ -139,14 +240,14 @@ fn a_new_leader_spends_what_its_predecessor_left_of_the_minute() {
 fn polls_and_listings_have_shares_of_the_hour_and_save_up_only_a_few() {
     let answered = || {
         let mut allowance = Allowance::default();
-        allowance.answered(None, None, START, &Timeouts::default());
+        say(&mut allowance, Use::Poll, None, None, START);
         allowance
     };
     assert_eq!(burst(&mut answered(), Use::Poll, START, 1_000), 30);
     assert_eq!(pace(&mut answered(), Use::Poll, 3_600), 30 + 1_249, "a quarter of 5,000");
     assert_eq!(pace(&mut answered(), Use::List { pages: 1 }, 3_600), 30 + 749, "three twentieths");
     let mut told = Allowance::default();
-    told.answered(None, budget(12_500, 12_000, 60), START, &Timeouts::default());
+    say(&mut told, Use::Poll, None, budget(12_500, 12_000, 60), START);
     assert_eq!(pace(&mut told, Use::Poll, 3_600), 30 + 3_124, "a quarter of what GitHub has told");
     let mut long = answered();
     assert_eq!(burst(&mut long, Use::List { pages: 100 }, START, 10), 1, "more pages than can be saved up for");
@@ -156,13 +257,13 @@ fn polls_and_listings_have_shares_of_the_hour_and_save_up_only_a_few() {
 
 #[test]
 fn reads_stop_where_the_reserve_begins_and_provisioning_goes_on_to_the_last_call() {
-    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let governor = Governor::default();
     let reset = START + Span::mins(20);
     let cases = [(1_501, true, true), (1_500, false, true), (1, false, true), (0, false, false)];
     for (remaining, reads, writes) in cases {
         let mut allowance = Allowance::default();
         allowance.in_flight = 1;
-        allowance.answered(None, budget(5_000, remaining, 20), START, &timeouts);
+        say(&mut allowance, Use::Poll, None, budget(5_000, remaining, 20), START);
         for usage in [Use::Poll, Use::List { pages: 1 }] {
             let expected = if reads { START } else { reset };
             assert_eq!(allowance.ready_at(usage, &governor, START), expected, "{usage:?} with {remaining}");
@@ -178,7 +279,7 @@ fn reads_stop_where_the_reserve_begins_and_provisioning_goes_on_to_the_last_call
 #[test]
 fn what_frees_a_board_is_read_from_the_reserve_and_leaves_most_of_it_to_provision_with() {
     let mut allowance = Allowance::default();
-    allowance.answered(None, budget(5_000, 1_000, 60), START, &Timeouts::default());
+    say(&mut allowance, Use::Poll, None, budget(5_000, 1_000, 60), START);
     assert_eq!(pace(&mut allowance.clone(), Use::List { pages: 1 }, 3_600), 0);
     let read = pace(&mut allowance, Use::Proof { pages: 1 }, 3_599);
     assert!((100..600).contains(&read), "{read} of 1,000");
@@ -186,19 +287,18 @@ fn what_frees_a_board_is_read_from_the_reserve_and_leaves_most_of_it_to_provisio
 
 #[test]
 fn what_is_spent_counts_before_it_is_answered_and_late_answers_give_nothing_back() {
-    let timeouts = Timeouts::default();
     let mut allowance = Allowance::default();
-    allowance.answered(None, budget(5_000, 10, 20), START, &timeouts);
+    say(&mut allowance, Use::Poll, None, budget(5_000, 10, 20), START);
     assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 10);
-    allowance.answered(None, budget(5_000, 10, 20), START, &timeouts);
+    say(&mut allowance, Use::Poll, None, budget(5_000, 10, 20), START);
     assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 0, "an answer that was overtaken");
     // It tells of the hour's end by this machine's clock, and was longer on its way.
     let later = budget(5_000, 30, 20).map(|told| Budget { reset_at: told.reset_at + Span::secs(3), ..told });
-    allowance.answered(None, later, START, &Timeouts::default());
+    say(&mut allowance, Use::Poll, None, later, START);
     assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 0, "another that was overtaken");
-    allowance.answered(None, budget(5_000, 5_000, 10), START, &timeouts);
+    say(&mut allowance, Use::Poll, None, budget(5_000, 5_000, 10), START);
     assert_eq!(burst(&mut allowance, Use::Mint, START, 100), 0, "one of an earlier hour");
-    allowance.answered(None, budget(5_000, 4, 80), START + Span::mins(21), &timeouts);
+    say(&mut allowance, Use::Poll, None, budget(5_000, 4, 80), START + Span::mins(21));
     assert_eq!(burst(&mut allowance, Use::Mint, START + Span::mins(21), 100), 4, "one of the next");
 }
 
@@ -206,12 +306,12 @@ const ALL: [Use; 5] = [Use::Poll, Use::List { pages: 1 }, Use::Mint, Use::Delete
 
 #[test]
 fn after_a_refusal_nothing_is_asked_before_the_time_given() {
-    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let governor = Governor::default();
     let until = START + Span::mins(7);
     let mut allowance = Allowance::default();
-    allowance.answered(Some(&GitHubError::RateLimited { until: Some(until) }), None, START, &timeouts);
+    say(&mut allowance, Use::Poll, Some(GitHubError::RateLimited { until: Some(until) }), None, START);
     let earlier = Some(START + MINUTE);
-    allowance.answered(Some(&GitHubError::RateLimited { until: earlier }), None, START, &timeouts);
+    say(&mut allowance, Use::Poll, Some(GitHubError::RateLimited { until: earlier }), None, START);
     for usage in ALL {
         assert_eq!(allowance.ready_at(usage, &governor, START), until, "{usage:?}");
         assert_eq!(allowance.ready_at(usage, &governor, Time(until.0 - 1)), until, "{usage:?}");
@@ -221,9 +321,9 @@ fn after_a_refusal_nothing_is_asked_before_the_time_given() {
 
 #[test]
 fn after_a_refusal_without_a_time_one_call_tries_whether_it_is_over() {
-    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let governor = Governor::default();
     let mut allowance = Allowance::default();
-    allowance.answered(Some(&GitHubError::RateLimited { until: None }), None, START, &timeouts);
+    say(&mut allowance, Use::Poll, Some(GitHubError::RateLimited { until: None }), None, START);
     let over = START + MINUTE;
     for usage in ALL {
         assert_eq!(allowance.ready_at(usage, &governor, START), over, "{usage:?}");
@@ -232,7 +332,7 @@ fn after_a_refusal_without_a_time_one_call_tries_whether_it_is_over() {
     for usage in ALL {
         assert_eq!(allowance.ready_at(usage, &governor, over), Time::NEVER, "{usage:?}");
     }
-    allowance.answered(None, None, over, &timeouts);
+    say(&mut allowance, Use::Poll, None, None, over);
     for usage in ALL {
         assert!(allowance.is_ready(usage, &governor, over), "{usage:?}");
     }
@@ -240,46 +340,44 @@ fn after_a_refusal_without_a_time_one_call_tries_whether_it_is_over() {
 
 #[test]
 fn a_refusal_without_a_time_costs_a_minute_and_each_further_one_twice_as_long() {
-    let timeouts = Timeouts::default();
     let refusal = GitHubError::RateLimited { until: None };
     let mut allowance = Allowance::default();
     let mut now = START;
     for minutes in [1, 2, 4, 8, 16, 32, 32] {
-        allowance.answered(Some(&refusal), None, now, &timeouts);
-        allowance.answered(Some(&refusal), None, now, &timeouts);
+        say(&mut allowance, Use::Poll, Some(refusal.clone()), None, now);
+        say(&mut allowance, Use::Poll, Some(refusal.clone()), None, now);
         assert_eq!(allowance.blocked.until, now + Span::mins(minutes), "a burst's refusals count once");
         now = allowance.blocked.until;
     }
-    allowance.answered(None, None, now, &timeouts);
-    allowance.answered(Some(&refusal), None, now, &timeouts);
+    say(&mut allowance, Use::Poll, None, None, now);
+    say(&mut allowance, Use::Poll, Some(refusal.clone()), None, now);
     assert_eq!(allowance.blocked.until, now + MINUTE, "after a success from the beginning");
 }
 
 /// This clock is ahead of GitHub's.
 #[test]
 fn a_refusal_whose_time_has_passed_is_tried_again_by_one_call_ever_more_rarely() {
-    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let governor = Governor::default();
     let refusal = GitHubError::RateLimited { until: Some(START - Span::secs(20)) };
     let mut allowance = Allowance::default();
     let mut now = START;
     for seconds in [5, 10, 20, 40, 60, 60] {
-        allowance.answered(Some(&refusal), None, now, &timeouts);
+        say(&mut allowance, Use::Poll, Some(refusal.clone()), None, now);
         assert_eq!(allowance.blocked.until, now + Span::secs(seconds));
         now = allowance.blocked.until;
         allowance.spend(Use::Mint, &governor, now);
         assert_eq!(allowance.ready_at(Use::Mint, &governor, now), Time::NEVER, "the others wait for its answer");
     }
-    allowance.answered(None, None, now, &timeouts);
+    say(&mut allowance, Use::Poll, None, None, now);
     assert!(allowance.is_ready(Use::Mint, &governor, now));
 }
 
 #[test]
 fn silence_costs_growing_pauses_and_what_github_says_of_one_thing_costs_none() {
-    let timeouts = Timeouts::default();
     let mut allowance = Allowance::default();
     let mut now = START;
     for seconds in [5, 10, 20, 40, 60, 60] {
-        allowance.answered(Some(&GitHubError::Unavailable { message: "away".into() }), None, now, &timeouts);
+        say(&mut allowance, Use::Poll, Some(GitHubError::Unavailable { message: "away".into() }), None, now);
         assert_eq!(allowance.blocked.until, now + Span::secs(seconds));
         now = allowance.blocked.until;
     }
@@ -290,7 +388,7 @@ fn silence_costs_growing_pauses_and_what_github_says_of_one_thing_costs_none() {
         GitHubError::Refused { status: 422, message: "no".into() },
     ] {
         let mut allowance = Allowance::default();
-        allowance.answered(Some(&error), None, START, &timeouts);
+        say(&mut allowance, Use::Poll, Some(error.clone()), None, START);
         assert_eq!(allowance.blocked, Backoff::default(), "{error:?}");
     }
 }
@@ -304,7 +402,7 @@ fn no_more_than_90_calls_are_under_way() {
         allowance.spend(Use::Mint, &governor, START);
     }
     assert_eq!(allowance.ready_at(Use::Mint, &governor, START), Time::NEVER);
-    allowance.answered(None, None, START, &Timeouts::default());
+    say(&mut allowance, Use::Poll, None, None, START);
     assert!(allowance.is_ready(Use::Mint, &governor, START));
 }
 
@@ -403,7 +501,7 @@ fn a_burst_of_jobs_costs_at_most_two_and_a_half_calls_each() {
 
 #[test]
 fn the_first_reading_asks_what_is_left_and_the_others_wait_for_its_answer() {
-    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let governor = Governor::default();
     let mut allowance = Allowance::default();
     allowance.spend(Use::Poll, &governor, START);
     for usage in [Use::Poll, Use::List { pages: 1 }] {
@@ -413,7 +511,7 @@ fn the_first_reading_asks_what_is_left_and_the_others_wait_for_its_answer() {
         assert!(allowance.is_ready(usage, &governor, START), "{usage:?}: a job does not wait for it");
     }
     // Nothing told is an answer too: not every server limits its callers.
-    allowance.answered(None, None, START, &timeouts);
+    say(&mut allowance, Use::Poll, None, None, START);
     assert!(
         allowance.is_ready(Use::Poll, &governor, START) && allowance.is_ready(Use::List { pages: 1 }, &governor, START)
     );
@@ -422,7 +520,7 @@ fn the_first_reading_asks_what_is_left_and_the_others_wait_for_its_answer() {
 /// Leaders that follow each other every 20 s, each with its own count of what it has read and as much to read as it may.
 #[test]
 fn leaders_in_a_row_do_not_read_until_nothing_is_left() {
-    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let governor = Governor::default();
     // The reserve, but for the first reading of each, which is made before GitHub has told.
     for (limit, kept) in [(400, 0), (5_000, 1_400)] {
         let reset = START + Span::hours(1);
@@ -435,7 +533,7 @@ fn leaders_in_a_row_do_not_read_until_nothing_is_left() {
                     if remaining > 0 && allowance.is_ready(usage, &governor, now) {
                         allowance.spend(usage, &governor, now);
                         remaining -= 1;
-                        allowance.answered(None, Some(Budget { limit, remaining, reset_at: reset }), now, &timeouts);
+                        say(&mut allowance, Use::Poll, None, Some(Budget { limit, remaining, reset_at: reset }), now);
                     }
                 }
             }
@@ -448,24 +546,24 @@ fn leaders_in_a_row_do_not_read_until_nothing_is_left() {
 
 #[test]
 fn while_the_app_is_suspended_one_read_at_a_time_asks_and_no_runner_is_made() {
-    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let governor = Governor::default();
     let mut allowance = Allowance::default();
     allowance.spend(Use::Mint, &governor, START);
     // Two thirds of the hour are used up: reads that are not needed stop there.
     let told = budget(5_000, 10, 50);
-    allowance.answered(Some(&GitHubError::InstallationSuspended), told, START, &timeouts);
+    say(&mut allowance, Use::Poll, Some(GitHubError::InstallationSuspended), told, START);
     for silence in [GitHubError::Unavailable { message: "502".into() }, GitHubError::RateLimited { until: None }] {
         let mut allowance = allowance.clone();
         allowance.spend(Use::Delete, &governor, START);
-        allowance.answered(Some(&silence), None, START, &timeouts);
+        say(&mut allowance, Use::Poll, Some(silence.clone()), None, START);
         assert!(allowance.is_suspended(), "{silence:?} says nothing of it");
     }
     let now = allowance.blocked.until + Span::mins(2);
     assert_eq!(allowance.ready_at(Use::Mint, &governor, now), Time::NEVER);
-    assert_eq!(allowance.claim(START, &governor, now), Time::NEVER);
+    assert_eq!(allowance.claim(Prepaid::Whole, &governor, now), Time::NEVER);
     assert!(allowance.is_ready(Use::Poll, &governor, now), "from the reserve too");
     allowance.spend(Use::Poll, &governor, now);
     assert_eq!(allowance.ready_at(Use::Poll, &governor, now), Time::NEVER, "one at a time");
-    allowance.answered(None, None, now, &timeouts);
+    say(&mut allowance, Use::Poll, None, None, now);
     assert!(!allowance.is_suspended() && allowance.is_ready(Use::Mint, &governor, now));
 }

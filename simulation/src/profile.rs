@@ -146,12 +146,16 @@ impl Profile {
     }
 }
 
+/// Now and then more comes at once than an installation may ask for in a minute, and there is room for all.
+fn is_flood(profile: Profile, seed: u64) -> bool {
+    profile == Profile::Storm && seed / 2 % 72 == 2
+}
+
 /// Draws a world.
 pub fn draw(profile: Profile, seed: u64) -> Plan {
     let mut rng = Rng::new(seed);
     let played = (profile == Profile::Capture).then(|| capture::stretch(&mut rng));
-    // Now and then more at once than an installation may ask for in a minute, and room for all.
-    let flood = profile == Profile::Storm && seed / 2 % 72 == 2;
+    let flood = is_flood(profile, seed);
     let (jobs, spread) = match profile {
         Profile::Capture => (0, played.as_ref().and_then(|it| it.deed.last()).map_or(0, |deed| deed.at)),
         Profile::Storm if flood => (rng.between(400, 600), rng.between(SECOND, 5 * SECOND)),
@@ -368,8 +372,8 @@ fn draw_more(plan: &mut Plan, profile: Profile, active: i64) {
     let mixed = profile.is_mixed();
     let schedulers = plan.world.schedulers as u64;
     let own = |salt: u64| Rng::new(plan.seed ^ salt);
-    let [mut memory, mut reuse, mut drift, mut day, mut strange, mut storm] =
-        [0x0077, 0x4e5e, 0xd41f, 0xda77, 0x57a6, 0x5705].map(own);
+    let [mut memory, mut reuse, mut drift, mut day, mut strange, mut storm, mut stall] =
+        [0x0077, 0x4e5e, 0xd41f, 0xda77, 0x57a6, 0x5705, 0x57a1].map(own);
     if (mixed || profile == Profile::Stuck) && memory.chance(12) {
         let chance = memory.between(5, 60) as u32;
         plan.window.push(Window { from: 0, until: active, fault: Fault::OutOfMemory, chance });
@@ -397,6 +401,18 @@ fn draw_more(plan: &mut Plan, profile: Profile, active: i64) {
     if profile == Profile::Storm && storm.chance(25) {
         let at = storm.between(SECOND, MINUTE);
         plan.deed.push(Deed { at, what: What::Kill { scheduler: 0, lasts: storm.between(SECOND, 20 * SECOND) } });
+    }
+    let stalls = match profile {
+        _ if is_flood(profile, plan.seed) => 80,
+        Profile::Storm | Profile::Outage => 30,
+        _ if mixed => 5,
+        _ => 0,
+    };
+    if stall.chance(stalls) {
+        // A storm's calls come in its first minutes.
+        let from = stall.between(0, active.min(3 * MINUTE) - 1);
+        let until = (from + stall.between(5 * SECOND, 85 * SECOND)).min(active);
+        plan.window.push(Window { from, until, fault: Fault::GithubStalled, chance: 100 });
     }
 }
 

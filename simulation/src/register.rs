@@ -50,6 +50,8 @@ register! {
         GithubAfter = "github_5xx_after",
         /// No answer within the limit; the effect may come late.
         GithubTimeout = "github_timeout",
+        /// GitHub stands still: what reaches it in this window lies there until the window ends.
+        GithubStalled = "github_stalled",
         /// 403 or 429 that says until when.
         RateLimitedTold = "rate_limited_told",
         /// 403 or 429 that says nothing.

@@ -21,7 +21,7 @@ use crate::{
     register::{Counts, Fault, Rare},
     report::{Meter, Outcome},
     rng::Rng,
-    scheduler::{Inbox, Scheduler},
+    scheduler::{Inbox, Reached, Scheduler},
     store::Store,
     trace::Trace,
 };
@@ -118,6 +118,8 @@ pub enum Event {
         action: Box<Action>,
         /// Nobody waits for the answer any more.
         mute: bool,
+        /// It has lain there while what it calls stood still.
+        lay: bool,
     },
     /// A batch of writes reaches the store.
     Write {
@@ -257,6 +259,8 @@ pub struct Sim {
     pub meters: BTreeMap<(String, i64), Meter>,
     /// The call that takes effect right now is one that nobody waits for any more.
     pub(crate) late_call: bool,
+    /// The call that has its effect now lay at GitHub since before another led.
+    pub(crate) unknown_call: bool,
     /// How far the clock of whoever makes that call is ahead, in milliseconds.
     pub(crate) caller_ahead: i64,
     /// Each decision is held against the engine's own check, too.
@@ -304,6 +308,7 @@ impl Sim {
             counts: Counts::default(),
             meters: BTreeMap::new(),
             late_call: false,
+            unknown_call: false,
             caller_ahead: 0,
             checks: false,
             broken: None,
@@ -354,7 +359,9 @@ impl Sim {
             Event::PodLost(name) => self.pod_lost(&name),
             Event::PodGone(name, uid) => self.pod_gone(&name, &uid),
             Event::To { scheduler, term, inbox } => self.receive(scheduler, term, inbox),
-            Event::Reach { scheduler, term, id, action, mute } => self.reach(scheduler, term, id, *action, mute),
+            Event::Reach { scheduler, term, id, action, mute, lay } => {
+                self.reach(Reached { scheduler, term, id, mute, lay }, *action);
+            }
             Event::Write { scheduler, term, epoch, batch } => self.write_batch(scheduler, term, epoch, batch),
             Event::Start(scheduler) => self.start(scheduler),
             Event::Resume(scheduler) => self.resume(scheduler),
@@ -432,18 +439,23 @@ impl Sim {
 
     /// Whether a fault strikes this call.
     pub(crate) fn strikes(&mut self, fault: Fault) -> bool {
+        self.struck(fault).is_some()
+    }
+
+    /// Whether it does, and when its window ends.
+    pub(crate) fn struck(&mut self, fault: Fault) -> Option<i64> {
         let (now, plan) = (self.now, &self.plan);
         // A job may come at any time: that is no trouble that a quiet world is without.
         if !self.armed[fault as usize] || now >= plan.quiet_at && fault != Fault::JobInTheWay {
-            return false;
+            return None;
         }
         let window = plan.window.iter().find(|it| it.fault == fault && it.from <= now && now < it.until);
-        let Some(chance) = window.map(|it| it.chance) else { return false };
+        let (chance, until) = window.map(|it| (it.chance, it.until.min(plan.quiet_at)))?;
         let strikes = self.rng.chance(chance);
         if strikes {
             self.counts.fault(fault);
         }
-        strikes
+        strikes.then_some(until)
     }
 
     /// Notes an event in the trace.

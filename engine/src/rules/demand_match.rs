@@ -10,7 +10,7 @@ use crate::{
     decide::Turn,
     decision::{Action, Reason, Write},
     facts::{Status, Worker},
-    governor::Use,
+    governor::{Prepaid, Use},
     ids::{EntityType, InstallationId, JobId, Time, WorkerName},
     snapshot::{Flight, Gx, JobEntry, Key, Stage, found},
 };
@@ -118,7 +118,7 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
     let mut entry = found(worker, false);
     entry.stage = Stage::Reserving;
     entry.in_flight = true;
-    entry.mint_paid = Some(now);
+    entry.mint_paid = Some(Prepaid::Whole);
     entry.reserve = Some(write.clone());
     turn.s.installation(installation).allowance.spend(Use::Mint, &governor, now);
     turn.s.scopes[scope].workers.insert(name.clone());

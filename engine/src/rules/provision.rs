@@ -9,7 +9,7 @@ use super::reconcile_runners::fail;
 use crate::{
     decide::Turn,
     decision::{Action, Reason, WorkerFailure},
-    governor::Use,
+    governor::{Prepaid, Use},
     ids::{Time, WorkerName},
     snapshot::{Flight, Key, Stage},
 };
@@ -105,14 +105,14 @@ fn mint(turn: &mut Turn<'_>, name: &WorkerName, expires: Time) {
     let (row, paid) = (worker.row.clone(), worker.mint_paid);
     let allowance = &mut turn.s.installation(row.installation).allowance;
     let at = match paid {
-        Some(paid_at) => allowance.claim(paid_at, &governor, now),
+        Some(paid) => allowance.claim(paid, &governor, now),
         None => allowance.ready_at(Use::Mint, &governor, now),
     };
     if at > now {
         let at = if at == Time::NEVER { now + turn.policy.timeouts.backoff } else { at };
-        // Its points are given up for now, its place is not: the next attempt must not take another call's for its own.
-        if let Some(worker) = turn.s.workers.get_mut(name).filter(|worker| worker.mint_paid.is_some()) {
-            worker.mint_paid = Some(Time::ZERO);
+        // Its points are given up for now, its place is not.
+        if let Some(worker) = turn.s.workers.get_mut(name) {
+            worker.mint_paid = paid.map(|_| Prepaid::Place);
         }
         return turn.s.wake(Key::Name(name.clone()), at.min(expires));
     }

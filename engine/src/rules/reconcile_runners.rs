@@ -383,7 +383,7 @@ fn list(turn: &mut Turn<'_>, entity: EntityId) {
     if let Some(scope) = turn.s.scopes.get_mut(&entity) {
         scope.in_flight = true;
     }
-    turn.act(Flight::List(entity, target.installation), Action::ListRunners(target), Reason::ListingDue);
+    turn.act(Flight::List(entity, target.installation, usage), Action::ListRunners(target), Reason::ListingDue);
 }
 
 /// When a scope should be listed next; `None` while a listing is under way or nothing asks for one.

@@ -13,6 +13,7 @@ use core::fmt::Debug;
 use super::{Flight, Gx, Key, Polls, Px, Row, Snapshot, Stage, WorkerEntry, index::Counts};
 use crate::{
     facts::{App, PodPhase, Status},
+    governor::{Prepaid, Use, points_of},
     ids::{EntityId, InstallationId, JobId, OwnerId, Pool, Time, WorkerName},
 };
 
@@ -236,7 +237,13 @@ impl Snapshot {
 
     /// What is marked as under way is, and what is under way is counted.
     fn audit_flights(&self, found: &mut Found) {
-        let mut calls: BTreeMap<InstallationId, u32> = BTreeMap::new();
+        // Of each installation how many there are, and their points.
+        let mut calls: BTreeMap<InstallationId, (u32, u32)> = BTreeMap::new();
+        let mut call = |installation: InstallationId, points: u32| {
+            let counted = calls.entry(installation).or_default();
+            *counted = (counted.0 + 1, counted.1 + points);
+        };
+        let weigh = |usage| points_of(usage, &self.governor);
         let mut jobs: BTreeSet<JobId> = BTreeSet::new();
         let mut names: Vec<&WorkerName> = Vec::new();
         let mut scopes: Vec<EntityId> = Vec::new();
@@ -247,22 +254,22 @@ impl Snapshot {
                 Flight::WorkerWrite(name, _) | Flight::CreatePod(name) | Flight::CreateSecret(name) => names.push(name),
                 Flight::Mint(name, at) => {
                     names.push(name);
-                    *calls.entry(*at).or_default() += 1;
+                    call(*at, weigh(Use::Mint));
                 }
                 Flight::Poll(id, at) => {
                     found.hold(jobs.insert(*id), || format!("job {id} has two actions under way"));
-                    *calls.entry(*at).or_default() += 1;
+                    call(*at, weigh(Use::Poll));
                 }
                 Flight::JobWrite(id, _) => {
                     found.hold(jobs.insert(*id), || format!("job {id} has two actions under way"));
                 }
-                Flight::List(entity, at) => {
+                Flight::List(entity, at, usage) => {
                     scopes.push(*entity);
-                    *calls.entry(*at).or_default() += 1;
+                    call(*at, weigh(*usage));
                 }
                 Flight::DeleteRunner(_, name, at) => {
                     deletions.insert(("runner", name));
-                    *calls.entry(*at).or_default() += 1;
+                    call(*at, weigh(Use::Delete));
                 }
                 Flight::DeletePod(name) => {
                     deletions.insert(("pod", name));
@@ -275,8 +282,8 @@ impl Snapshot {
         for (name, worker) in &self.workers {
             let under_way = names.iter().filter(|it| **it == name).count();
             found.same(|| format!("{name}: actions under way"), usize::from(worker.in_flight), under_way);
-            if worker.mint_paid.is_some() {
-                *calls.entry(worker.row.installation).or_default() += 1;
+            if let Some(paid) = worker.mint_paid {
+                call(worker.row.installation, if paid == Prepaid::Whole { weigh(Use::Mint) } else { 0 });
             }
         }
         for (&id, job) in self.jobs.iter() {
@@ -293,8 +300,9 @@ impl Snapshot {
             found.hold(deletions.contains(&("pod", name)), || format!("pod {name} is not being deleted"));
         }
         for (id, installation) in self.installations.iter() {
-            let counted = calls.remove(id).unwrap_or(0);
+            let (counted, points) = calls.remove(id).unwrap_or_default();
             found.same(|| format!("installation {id}: calls under way"), installation.allowance.in_flight, counted);
+            found.same(|| format!("installation {id}: their points"), installation.allowance.open_points(), points);
         }
         found.hold(calls.is_empty(), || format!("calls of installations nobody knows: {calls:?}"));
         found.same(|| String::from("pod listings under way"), usize::from(self.pods_in_flight), pods);
@@ -303,6 +311,8 @@ impl Snapshot {
             found.same(|| format!("{app:?}: readings under way"), usize::from(entry.in_flight), reading);
             let repeating = repeats.iter().filter(|(of, _)| of == app).count();
             found.same(|| format!("{app:?}: calls under way"), entry.allowance.in_flight as usize, repeating);
+            let points = repeating * weigh(Use::Redeliver) as usize;
+            found.same(|| format!("{app:?}: their points"), entry.allowance.open_points() as usize, points);
             for (guid, _) in entry.failed.iter().filter(|(_, failed)| failed.in_flight) {
                 found.hold(repeats.contains(&(*app, guid)), || format!("delivery {guid} is not being repeated"));
             }

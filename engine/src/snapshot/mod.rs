@@ -34,7 +34,7 @@ pub(crate) use table::Row;
 use crate::{
     decision::{JobFailure, WorkerFailure, Write},
     facts::{App, Assignment, Delivery, Job, Node, Pod, RunnerScope, Status, Worker},
-    governor::{Allowance, Backoff},
+    governor::{Allowance, Backoff, Prepaid, Use},
     ids::{EntityId, Image, InstallationId, JobId, NodeName, OwnerId, PodUid, Pool, Realm, RunnerId, Time, WorkerName},
     labels::LabelSet,
     policy::{Governor, Policy, Timeouts},
@@ -175,8 +175,8 @@ pub(crate) struct WorkerEntry {
     pub stage: Stage,
     /// An action on this worker is under way.
     pub in_flight: bool,
-    /// When its reservation took a JIT call's worth of its installation's limits; until the call is made.
-    pub mint_paid: Option<Time>,
+    /// What its reservation took of its installation's limits; until its JIT call is made.
+    pub mint_paid: Option<Prepaid>,
     /// Its ending is being written without a look at its pod first: it is no supply any more.
     pub ending: bool,
     /// The reservation that is being written, for repeating it.
@@ -357,7 +357,8 @@ pub(crate) enum Flight {
     WorkerWrite(WorkerName, Write),
     JobWrite(JobId, Write),
     Poll(JobId, InstallationId),
-    List(EntityId, InstallationId),
+    /// With the pages that were paid for.
+    List(EntityId, InstallationId, Use),
     Mint(WorkerName, InstallationId),
     CreatePod(WorkerName),
     CreateSecret(WorkerName),

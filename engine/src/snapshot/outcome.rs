@@ -9,6 +9,7 @@ use crate::{
         App, ClusterError, Delivery, GitHubAnswer, GitHubError, JobView, Minted, Outcome, Pod, RunnerListing, Status,
         StoreError, Written,
     },
+    governor::Use,
     ids::{EntityId, InstallationId, JobId, Span, Time, WorkerName},
 };
 
@@ -26,8 +27,10 @@ impl Snapshot {
                 self.job_polled(id, at, asked_at, answer)
             }
             (Flight::Poll(id, at), _) => self.job_polled(id, at, self.now, lost()),
-            (Flight::List(entity, at), Outcome::RunnersListed(answer)) => self.runners_listed(entity, at, answer),
-            (Flight::List(entity, at), _) => self.runners_listed(entity, at, lost()),
+            (Flight::List(entity, at, usage), Outcome::RunnersListed(answer)) => {
+                self.runners_listed(entity, at, usage, answer);
+            }
+            (Flight::List(entity, at, usage), _) => self.runners_listed(entity, at, usage, lost()),
             (Flight::Mint(name, at), Outcome::JitMinted(answer)) => self.minted(&name, at, answer),
             (Flight::Mint(name, at), _) => self.minted(&name, at, lost()),
             (Flight::CreatePod(name), Outcome::PodCreated(result)) => self.pod_created(&name, result),
@@ -191,11 +194,11 @@ impl Snapshot {
         });
     }
 
-    /// Notes what an answer says about its installation.
-    fn answered<T>(&mut self, installation: InstallationId, answer: &GitHubAnswer<T>) {
-        let (now, timeouts) = (self.now, self.timeouts);
+    /// Notes what an answer to a call for `usage` says about its installation.
+    fn answered<T>(&mut self, installation: InstallationId, usage: Use, answer: &GitHubAnswer<T>) {
+        let (now, governor, timeouts) = (self.now, self.governor, self.timeouts);
         let entry = self.installation(installation);
-        entry.allowance.answered(answer.result.as_ref().err(), answer.budget, now, &timeouts);
+        entry.allowance.answered(usage, answer, (&governor, &timeouts), now);
         let gone = matches!(answer.result, Err(GitHubError::InstallationGone));
         // Whatever else GitHub says to a call, it says to an installation that exists; silence says nothing.
         let silent = matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }));
@@ -223,16 +226,15 @@ impl Snapshot {
 
     /// Gives back what a reservation took of its installation's limits, when its JIT call will not be made.
     pub(crate) fn refund_mint(&mut self, name: &WorkerName) {
-        let Some(worker) = self.workers.get_mut(name).filter(|worker| worker.mint_paid.is_some()) else { return };
-        worker.mint_paid = None;
-        let installation = worker.row.installation;
-        let entry = self.installation(installation);
-        entry.allowance.in_flight = entry.allowance.in_flight.saturating_sub(1);
+        let Some(worker) = self.workers.get_mut(name) else { return };
+        let Some(paid) = worker.mint_paid.take() else { return };
+        let (installation, governor) = (worker.row.installation, self.governor);
+        self.installation(installation).allowance.refund(paid, &governor);
         self.release_throttled(installation);
     }
 
     fn job_polled(&mut self, id: JobId, installation: InstallationId, asked_at: Time, answer: GitHubAnswer<JobView>) {
-        self.answered(installation, &answer);
+        self.answered(installation, Use::Poll, &answer);
         let retry = self.now + self.timeouts.backoff;
         let Some(job) = self.jobs.get(&id) else { return };
         let next = self.now + self.poll_every(job.status, job.requeued, job.assignment());
@@ -264,7 +266,13 @@ impl Snapshot {
         }
     }
 
-    fn runners_listed(&mut self, entity: EntityId, installation: InstallationId, answer: GitHubAnswer<RunnerListing>) {
+    fn runners_listed(
+        &mut self,
+        entity: EntityId,
+        installation: InstallationId,
+        usage: Use,
+        answer: GitHubAnswer<RunnerListing>,
+    ) {
         let (now, timeouts) = (self.now, self.timeouts);
         let Some(scope) = self.scopes.get_mut(&entity) else { return };
         scope.in_flight = false;
@@ -276,7 +284,7 @@ impl Snapshot {
             Err(_) => scope.backoff.fail(now, &timeouts),
         }
         self.note_gone(entity, installation, matches!(answer.result, Err(GitHubError::InstallationGone)));
-        self.answered(installation, &answer);
+        self.answered(installation, usage, &answer);
         if let Ok(listing) = answer.result {
             self.apply_runners(entity, &listing);
         }
@@ -399,7 +407,7 @@ impl Snapshot {
     }
 
     fn minted(&mut self, name: &WorkerName, installation: InstallationId, answer: GitHubAnswer<Minted>) {
-        self.answered(installation, &answer);
+        self.answered(installation, Use::Mint, &answer);
         let (now, timeouts) = (self.now, self.timeouts);
         let blocked = self.installation(installation).allowance.blocked.until;
         let mut made = None;
@@ -516,7 +524,7 @@ impl Snapshot {
         if matches!(answer.result, Err(GitHubError::InstallationGone)) {
             self.note_gone(entity, installation, true);
         }
-        self.answered(installation, &answer);
+        self.answered(installation, Use::Delete, &answer);
         if let Some(worker) = self.workers.get_mut(name).filter(|_| gone) {
             worker.runner_gone_at = Some(now);
         }
@@ -553,9 +561,9 @@ impl Snapshot {
     }
 
     fn redelivered(&mut self, app: App, guid: &str, answer: GitHubAnswer<()>) {
-        let (now, timeouts) = (self.now, self.timeouts);
+        let (now, governor, timeouts) = (self.now, self.governor, self.timeouts);
         let Some(entry) = self.apps.get_mut(&app) else { return };
-        entry.allowance.answered(answer.result.as_ref().err(), answer.budget, now, &timeouts);
+        entry.allowance.answered(Use::Redeliver, &answer, (&governor, &timeouts), now);
         if let Some(failed) = entry.failed.get_mut(guid) {
             failed.in_flight = false;
             // The next reading of the log shows how the repetition fared.

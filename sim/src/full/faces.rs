@@ -101,6 +101,9 @@ async fn before_github(State(world): State<Arc<World>>, request: Request, next: 
 async fn answer_github(world: &Arc<World>, call: &Call, request: Request, next: Next) -> Response {
     let mints = call.method == http::Method::POST && call.path.ends_with("/generate-jitconfig");
     let _step = mints.then(|| world.step(call.caller, Rare::KilledMinting));
+    if let Some(until) = world.struck(Fault::GithubStalled) {
+        sleep(Duration::from_millis((until - world.now()).unsigned_abs())).await;
+    }
     judge::github_called(world, call);
     if world.strikes(Fault::GithubTimeout) {
         if world.chance(50) {

@@ -290,19 +290,24 @@ impl World {
 
     /// Whether a fault strikes now.
     pub fn strikes(&self, fault: Fault) -> bool {
+        self.struck(fault).is_some()
+    }
+
+    /// Whether it does, and when its window ends.
+    pub fn struck(&self, fault: Fault) -> Option<i64> {
         let (now, plan) = (self.now(), &self.plan.plan);
         // A job may come at any time: that is no trouble that a quiet world is without.
         if now >= plan.quiet_at && fault != Fault::JobInTheWay {
-            return false;
+            return None;
         }
         let window = plan.window.iter().find(|it| it.fault == fault && it.from <= now && now < it.until);
-        let Some(chance) = window.map(|it| it.chance) else { return false };
+        let (chance, until) = window.map(|it| (it.chance, it.until.min(plan.quiet_at)))?;
         let mut notes = lock(&self.notes);
         let strikes = notes.rng.chance(chance);
         if strikes {
             notes.counts.shared.fault(fault);
         }
-        strikes
+        strikes.then_some(until)
     }
 
     // ---- the network

@@ -9,7 +9,7 @@ use engine::{
     labels::LabelSet,
 };
 
-use super::{Account, Attempt, Entry, JobState};
+use super::{Account, Attempt, Entry, JobState, Spent};
 use crate::{
     judge::Call,
     register::{Fault, Rare},
@@ -21,6 +21,8 @@ use crate::{
 const IN_THE_WAY: i64 = 1_000_000;
 /// Points an installation may spend a minute.
 const POINTS: u32 = 900;
+/// When GitHub goes on after it stood still: all that lay there is counted within so long, in milliseconds.
+pub(crate) const STALL_ENDS: i64 = 50;
 /// Runners on one page.
 const PAGE: usize = 100;
 
@@ -73,11 +75,17 @@ impl Sim {
         entry.used += calls;
         entry.calls += u64::from(calls);
         let points = if call.is_write() { 5 } else { calls };
-        entry.points.push_back((now, points));
-        entry.points_sum += points;
-        while let Some(&(_, points)) = entry.points.front().filter(|(at, _)| now - at >= MINUTE) {
-            entry.points_sum -= points;
-            entry.points.pop_front();
+        let told_until = match call {
+            Call::Delete { failed_at } => failed_at.map_or(0, |at| at + MINUTE),
+            Call::Poll | Call::List | Call::Mint => i64::MAX,
+        };
+        // No leader knows what an earlier one has sent to a GitHub that stands still (S14).
+        if !self.unknown_call {
+            entry.points.push_back(Spent { at: now, points, told_until });
+            entry.points_sum += points;
+        }
+        while let Some(spent) = entry.points.pop_front_if(|spent| now - spent.at >= MINUTE) {
+            entry.points_sum -= spent.points;
         }
         let sum = entry.points_sum;
         if sum > POINTS {
@@ -90,6 +98,23 @@ impl Sim {
         }
         self.judge.note_shown(account, now);
         GitHubAnswer { result, budget, calls }
+    }
+
+    /// Rows tell a new leader of one JIT call for each worker, and of one deletion for each that has failed within the last minute. How
+    /// often a call was tried, when it was counted that reached GitHub late, after it had stood still, and that a runner was deleted
+    /// of a worker that had failed before, they do not tell: that is no part of what it may spend (S14).
+    pub(crate) fn forget_what_no_row_tells(&mut self) {
+        let now = self.now;
+        let stalls = self.plan.window.iter().filter(|it| it.fault == Fault::GithubStalled);
+        let ends: Vec<i64> = stalls.map(|it| it.until.min(self.plan.quiet_at)).collect();
+        for entry in &mut self.github.accounts {
+            entry.points.retain(|spent| {
+                let late = ends.iter().any(|&until| (until..until + STALL_ENDS).contains(&spent.at));
+                let forgotten = late || spent.told_until <= now;
+                entry.points_sum -= if forgotten { spent.points } else { 0 };
+                !forgotten
+            });
+        }
     }
 
     /// A time that GitHub tells, as the adapter brings it to the caller's clock by the answer's date.
@@ -193,7 +218,9 @@ impl Sim {
 
     pub(crate) fn delete_runner(&mut self, scope: &RunnerScope, id: RunnerId) -> GitHubAnswer<()> {
         let entity = scope.entity.0;
-        self.github_call(scope.installation, Call::Delete, |sim, _| {
+        let worker = self.github.runners.get(&id.0).and_then(|it| self.store.rows.worker(&it.name));
+        let failed_at = worker.and_then(|row| row.completed_at).map(|at| at.0 - self.plan.epoch);
+        self.github_call(scope.installation, Call::Delete { failed_at }, |sim, _| {
             if let Some(name) = sim.github.runners.get(&id.0).map(|it| it.name.clone()) {
                 sim.job_in_the_way(&name);
             }

@@ -22,6 +22,7 @@ use crate::{
     run::{Event, HOUR, MINUTE, SECOND, Sim},
 };
 
+pub(crate) use calls::STALL_ENDS;
 pub use deliveries::wrong_installation;
 
 /// A queued job that no runner takes fails after this.
@@ -180,10 +181,19 @@ pub struct Account {
     pub(crate) reset_at: i64,
     /// A limit that was told in an answer: no call before then.
     pub(crate) blocked: i64,
-    points: VecDeque<(i64, u32)>,
+    points: VecDeque<Spent>,
     points_sum: u32,
     /// Calls over the whole run.
     pub calls: u64,
+}
+
+/// What a call weighed.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    at: i64,
+    points: u32,
+    /// Until when a row tells a new leader of it.
+    told_until: i64,
 }
 
 /// GitHub.

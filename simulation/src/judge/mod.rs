@@ -30,13 +30,16 @@ pub enum Call {
     /// A JIT configuration.
     Mint,
     /// A runner's deletion.
-    Delete,
+    Delete {
+        /// When its worker had failed, if a row says so.
+        failed_at: Option<i64>,
+    },
 }
 
 impl Call {
     /// Writes cost five points.
     pub fn is_write(self) -> bool {
-        matches!(self, Call::Mint | Call::Delete)
+        matches!(self, Call::Mint | Call::Delete { .. })
     }
 }
 

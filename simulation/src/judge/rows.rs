@@ -131,6 +131,7 @@ impl Sim {
         self.judge.heard.clear();
         self.judge.shown.clear();
         self.judge.misleading.clear();
+        self.forget_what_no_row_tells();
         let accounts: BTreeSet<usize> = self
             .store
             .rows

@@ -8,6 +8,7 @@ use engine::{
 
 use super::Inbox;
 use crate::{
+    github::STALL_ENDS,
     register::{Fault, Rare},
     run::{Event, SECOND, Sim},
     store::away,
@@ -88,6 +89,17 @@ fn provisions_for(action: &Action, reason: &Reason) -> Option<InstallationId> {
     }
 }
 
+/// A call that reaches what it calls.
+pub(crate) struct Reached {
+    pub scheduler: usize,
+    pub term: u64,
+    pub id: u64,
+    /// Nobody waits for the answer any more.
+    pub mute: bool,
+    /// It has lain there while what it calls stood still.
+    pub lay: bool,
+}
+
 impl Sim {
     /// What the adapter keeps of an answer: JIT configurations, and until when an installation may not be called.
     pub(super) fn keep(&mut self, s: usize, action: &Action, outcome: &Outcome) {
@@ -159,29 +171,43 @@ impl Sim {
                     if self.rng.chance(50) {
                         // It arrives all the same, perhaps after its caller has given it up.
                         let wait = self.rng.between(0, CALL_LIMIT + 10 * SECOND);
-                        self.after(wait, Event::Reach { scheduler: s, term, id, action: Box::new(action), mute: true });
+                        self.after(
+                            wait,
+                            Event::Reach { scheduler: s, term, id, action: Box::new(action), mute: true, lay: false },
+                        );
                     }
                     return;
                 }
                 let wait = if github { self.rng.between(30, 400) } else { self.rng.between(3, 60) };
-                self.after(wait, Event::Reach { scheduler: s, term, id, action: Box::new(action), mute: false });
+                self.after(
+                    wait,
+                    Event::Reach { scheduler: s, term, id, action: Box::new(action), mute: false, lay: false },
+                );
             }
         }
     }
 
     /// A call has its effect. Its caller may be gone by then.
-    pub(crate) fn reach(&mut self, s: usize, term: u64, id: u64, action: Action, mute: bool) {
+    pub(crate) fn reach(&mut self, call: Reached, action: Action) {
+        let Reached { scheduler: s, term, id, mute, lay } = call;
+        let again = |action, mute, lay| Event::Reach { scheduler: s, term, id, action: Box::new(action), mute, lay };
         let process = &mut self.schedulers[s];
         let listens = process.alive && process.term == term;
-        if process.paused && listens && self.rng.chance(50) {
+        if process.paused && listens && !lay && self.rng.chance(50) {
             // It had not left the process yet.
-            return self.schedulers[s].held.push(Event::Reach {
-                scheduler: s,
-                term,
-                id,
-                action: Box::new(action),
-                mute,
-            });
+            return self.schedulers[s].held.push(again(action, mute, lay));
+        }
+        if is_github(&action)
+            && let Some(until) = self.struck(Fault::GithubStalled)
+        {
+            let rest = until - self.now;
+            let given_up = rest > CALL_LIMIT;
+            if given_up && listens && !mute {
+                let outcome = Box::new(no_answer(&action));
+                self.to(s, CALL_LIMIT, Inbox::Answer(id, Box::new(action.clone()), outcome));
+            }
+            let wait = rest + self.rng.between(0, STALL_ENDS - 1);
+            return self.after(wait, again(action, mute || given_up, true));
         }
         if !self.schedulers[s].alive {
             self.cut_short(&action);
@@ -193,8 +219,9 @@ impl Sim {
         // One that woke after its lease does not know yet that another leads.
         let deposed = process.epoch.is_none_or(|epoch| epoch.0 != self.store.granted);
         self.late_call = !listens || mute || deposed;
+        self.unknown_call = lay && (!listens || deposed);
         let outcome = self.effect(s, &action);
-        self.late_call = false;
+        (self.late_call, self.unknown_call) = (false, false);
         if !listens || mute {
             return;
         }

@@ -6,6 +6,8 @@
 
 mod calls;
 
+pub(crate) use calls::Reached;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use engine::{
     facts::{Job, Status},
-    ids::{JobId, WorkerName},
+    ids::{JobId, Span, WorkerName},
 };
 use serde_json::Value;
 use simulation::{
@@ -15,9 +15,10 @@ use simulation::{
 use super::{
     super::{
         faces::Call,
+        trouble::Upset,
         world::{Node, World, lock},
     },
-    RECOVERY, account_of, parts, touched,
+    RECOVERY, Spent, account_of, parts, touched,
 };
 use crate::world::github::{GitHub, JobState, Scope};
 
@@ -132,21 +133,46 @@ pub fn clock_jumps(world: &World, node: Node) {
     }
 }
 
+/// From when until when GitHub stands still, or stood.
+pub(super) fn stood_still(world: &World) -> impl Iterator<Item = (i64, i64)> {
+    let full = &world.plan;
+    let paused = full.trouble.iter().filter(|it| it.upset == Upset::Pause(Node::GitHub));
+    let stalled = full.plan.window.iter().filter(|it| it.fault == Fault::GithubStalled);
+    paused.map(|it| (it.at, it.at + it.lasts)).chain(stalled.map(|it| (it.from, it.until)))
+}
+
+/// Until when a row tells a new leader of a call: of a deletion as long as its worker has failed within the last minute.
+fn row_tells_until(world: &World, call: &Call) -> i64 {
+    if call.method != http::Method::DELETE {
+        return i64::MAX;
+    }
+    let id = parts(&call.path).last().and_then(|id| id.parse::<i64>().ok());
+    let known = |id| world.github.peek(|github| github.runners.get(&id).map(|it| WorkerName::from(it.name.as_str())));
+    let name = id.and_then(known);
+    let database = lock(&world.database);
+    let failed_at = name.and_then(|name| database.rows.worker(&name)?.completed_at);
+    failed_at.map_or(0, |at| (at + Span::mins(1)).0)
+}
+
 /// S14 for a call that arrives.
 pub fn github_called(world: &World, call: &Call) {
     let Some(account) = call.account else { return };
     let life = life(world, call.caller);
     let now = world.now();
     let own = (world.clock(call.caller))().0;
+    let told_until = row_tells_until(world, call);
     let mut judge = lock(&world.judge);
     let told = judge.told.get(&(call.caller, life, account)).copied();
+    // No leader knows what an earlier one has sent to a GitHub that stands still.
+    let granted_at = judge.granted_at;
+    let unknown = stood_still(world).any(|(from, until)| (until..until + SECOND).contains(&now) && from <= granted_at);
     let points = judge.points.entry(account).or_default();
     let cost = if call.method == http::Method::GET { 1 } else { 5 };
-    points.push_back((now, cost));
-    while points.front().is_some_and(|(at, _)| now - at >= MINUTE) {
-        points.pop_front();
+    if !unknown {
+        points.push_back(Spent { at: now, points: cost, told_until });
     }
-    let sum: i64 = points.iter().map(|(_, points)| points).sum();
+    while points.pop_front_if(|spent| now - spent.at >= MINUTE).is_some() {}
+    let sum: i64 = points.iter().map(|spent| spent.points).sum();
     drop(judge);
     if let Some((at, until)) = told
         && now - at > ON_ITS_WAY

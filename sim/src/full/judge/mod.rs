@@ -31,6 +31,15 @@ pub use github::{
 pub use liveness::{end, ends, look, troubled};
 pub use rows::{accepted, after_write, before_write, fenced, granted, jobs_written, read, recording, what, writing};
 
+/// What a call of an installation weighed (S14).
+#[derive(Debug)]
+struct Spent {
+    at: i64,
+    points: i64,
+    /// Until when a row tells a new leader of it, by the world's time in milliseconds since 1970.
+    told_until: i64,
+}
+
 /// Memory of what was, to hold what is against.
 #[derive(Debug, Default)]
 pub struct Judge {
@@ -47,7 +56,9 @@ pub struct Judge {
     /// Until when an account is in trouble that is not the service's.
     trouble: BTreeMap<i64, i64>,
     untold: BTreeMap<i64, Untold>,
-    points: BTreeMap<i64, VecDeque<(i64, i64)>>,
+    points: BTreeMap<i64, VecDeque<Spent>>,
+    /// When leadership was granted last.
+    granted_at: i64,
     /// What pools offered at each change, latest last.
     offered: VecDeque<(i64, BTreeMap<String, i64>)>,
     /// Watches are refused until then.

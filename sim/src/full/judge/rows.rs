@@ -20,7 +20,7 @@ use super::{
         postgres::{Database, is_waiting},
         world::{World, lock},
     },
-    JIT_A_MINUTE, RECOVERY, Told, account_of, cap, is_ended, pod, troubled,
+    JIT_A_MINUTE, RECOVERY, Told, account_of, cap, github, is_ended, pod, troubled,
 };
 
 /// So long it may take until a later installation that a delivery named is found to be none.
@@ -138,6 +138,16 @@ pub fn granted(world: &World, database: &mut Database, epoch: Epoch) {
         let mut judge = lock(&world.judge);
         judge.heard.clear();
         judge.misleading.clear();
+        // Rows tell it of one JIT call for each worker, and of one deletion for each that has failed within the last minute. How
+        // often a call was tried and when it was counted while GitHub stood still, they do not tell: that is no part of what it may
+        // spend (S14).
+        let now = world.now();
+        if github::stood_still(world).any(|(_, until)| (until..until + MINUTE).contains(&now)) {
+            judge.points.clear();
+        }
+        let time = world.time().0;
+        judge.points.values_mut().for_each(|points| points.retain(|spent| spent.told_until > time));
+        judge.granted_at = now;
     }
     let misled: BTreeSet<i64> = world.github.peek(|github| {
         let named_wrongly = |row: &Job| {
