@@ -493,8 +493,9 @@ impl Allowance {
         // A call that weighs more than a whole minute waits for an empty one.
         let most = POINTS_PER_MINUTE - points.min(POINTS_PER_MINUTE);
         let mut sum = self.open_points + self.spent_points;
-        // Where nothing has been heard, and nothing is under way that could be, one call tries.
-        if sum <= most || self.unheard_points > 0 && self.open_points == 0 {
+        // Where it is for calls without an answer that there is no room, and none is under way that could have one, one tries.
+        let tries = self.open_points == 0 && self.spent_points - self.unheard_points <= most;
+        if sum <= most || tries {
             return now;
         }
         let (heard, unheard) = (self.spent.iter().filter(|it| it.heard), self.spent.iter().filter(|it| !it.heard));

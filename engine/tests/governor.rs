@@ -135,6 +135,12 @@ fn after_as_much_silence_as_a_minute_allows_one_call_at_a_time_tries() {
     say(&mut allowance, Use::Mint, lost(), None, next);
     let third = allowance.blocked.until;
     assert!(third > next && allowance.is_ready(Use::Mint, &governor, third));
+    // A minute that others have used up, which were answered, is no reason to try.
+    let mut answered = Allowance::default();
+    assert_eq!(burst(&mut answered, Use::Mint, START, 1_000), 176);
+    answered.spend(Use::Mint, &governor, START);
+    say(&mut answered, Use::Mint, lost(), None, START);
+    assert!(!answered.is_ready(Use::Mint, &governor, answered.blocked.until));
     // Nothing is kept for ever of what GitHub never answers.
     assert_eq!(burst(&mut allowance.clone(), Use::Mint, START + Span::mins(3), 1_000), 175);
     assert!(!allowance.clone().is_ready(Use::Mint, &governor, third - Span(1)));
