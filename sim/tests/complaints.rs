@@ -32,7 +32,7 @@ async fn failures(ctx: &Ctx) -> Vec<WorkerFailure> {
 
 /// 1. After an outage, runners sit "Running" but unregistered and count as supply: jobs wait for hours.
 #[test]
-fn after_an_outage_runners_sit_running_but_unregistered_and_count_as_supply() {
+fn after_an_outage_runners_sit_running_but_unregistered_and_count_as_supply_and_jobs_wait_for_hours() {
     let mut world = World::new().nodes(BOARD, 2);
     // Two runners that cannot reach GitHub; those made after them can.
     world.cluster.next_fates = [Some(Fate::NeverConnects), Some(Fate::NeverConnects)].into();
@@ -194,7 +194,7 @@ fn counts_drift_with_two_replicas_or_with_duplicate_or_reordered_webhooks() {
 
 /// 7. An event that arrives while at the cap is dropped and the job never runs.
 #[test]
-fn an_event_that_arrives_while_at_the_cap_is_dropped() {
+fn an_event_that_arrives_while_at_the_cap_is_dropped_and_the_job_never_runs() {
     run_test(World::new().nodes(BOARD, 3).cap(ORG, 1), async |ctx| {
         for id in 1..=3 {
             ctx.queue(id, REPO, &[LABEL], Span::mins(1));
@@ -279,7 +279,7 @@ fn only_the_first_page_of_a_listing_is_read() {
 
 /// 11. Rate limits are exhausted by polling; everything stops for an hour.
 #[test]
-fn rate_limits_are_exhausted_by_polling_and_everything_stops() {
+fn rate_limits_are_exhausted_by_polling_and_everything_stops_for_an_hour() {
     let mut world = World::new().nodes(BOARD, 1).cap(ORG, 50);
     if let Some(account) = world.github.accounts.get_mut(&ORG) {
         account.quota.limit = 200;
