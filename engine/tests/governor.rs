@@ -183,6 +183,8 @@ fn what_an_earlier_leader_may_have_spent_is_spent() {
     // 61 of the workers and one deletion are within the minute that GitHub counts.
     assert_eq!(burst(&mut allowance.clone(), Use::Mint, START, 1_000), (880 - 93 - 61 * 5 - 5) / 5);
     assert_eq!(burst(&mut allowance.clone(), Use::Mint, START + Span::secs(30), 1_000), (880 - 93 - 31 * 5 - 5) / 5);
+    // The deletion may have been made just now, whenever its worker was failed.
+    assert_eq!(burst(&mut allowance.clone(), Use::Mint, START + Span::secs(40), 1_000), (880 - 93 - 21 * 5 - 5) / 5);
     assert_eq!(burst(&mut allowance, Use::Mint, START + Span::secs(61), 1_000), 176);
     // A clock behind the earlier leader's: what is told from the future was just now.
     let mut ahead = Allowance::default();

@@ -100,9 +100,9 @@ impl Sim {
         GitHubAnswer { result, budget, calls }
     }
 
-    /// Rows tell a new leader of one JIT call for each worker, and of one deletion for each that has failed within the last minute. How
-    /// often a call was tried, when it was counted that reached GitHub late, after it had stood still, and that a runner was deleted
-    /// of a worker that had failed before, they do not tell: that is no part of what it may spend (S14).
+    /// Rows tell a new leader of one JIT call for each worker, and of one deletion for each that has failed within the last
+    /// minute. How often a call was tried, when it was counted that reached GitHub late, after it had stood still, and that a
+    /// runner was deleted of a worker that had failed before, they do not tell: that is no part of what it may spend (S14).
     pub(crate) fn forget_what_no_row_tells(&mut self) {
         let now = self.now;
         let stalls = self.plan.window.iter().filter(|it| it.fault == Fault::GithubStalled);
