@@ -101,6 +101,8 @@ impl fmt::Display for Subject {
 /// How a limit is told of, and a suspension.
 const LIMIT: &str = "a limit is reached";
 const SUSPENDED: &str = "the App is suspended there";
+/// The same of a listing that is not of one piece.
+const TORN: &str = "a listing of runners changed while its pages were read";
 
 /// How a refusal is told of. One without a status was made here: nobody was asked.
 fn refused(status: u16, message: &str) -> String {
@@ -160,6 +162,7 @@ impl Notices {
             Err(GitHubError::InstallationGone) => Some((contact, "the App is not installed there any more".to_owned())),
             Err(GitHubError::InstallationSuspended) => Some((contact, SUSPENDED.to_owned())),
             Err(GitHubError::Refused { status, message }) => Some((own, refused(*status, message))),
+            Err(GitHubError::Torn) => Some((own, TORN.to_owned())),
             // Answers like any other.
             Err(GitHubError::NotFound | GitHubError::NameTaken | GitHubError::RunnerBusy) | Ok(_) => None,
         };

@@ -135,8 +135,9 @@ pub enum Write {
         worker: Box<Worker>,
         /// The owner's cap; `None` is unlimited.
         cap: Option<u32>,
-        /// Workers of the group that GitHub shows busy with jobs nobody has named: no supply, whatever the rows say.
-        phantom: u32,
+        /// Workers of the group that GitHub shows busy with jobs nobody has named: no supply, whatever the rows say. By
+        /// name: one that a job names by now, or that has ended, is not to be counted twice.
+        phantoms: Arc<[WorkerName]>,
     },
     /// pending → running.
     WorkerRunning {

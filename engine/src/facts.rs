@@ -320,6 +320,8 @@ pub enum GitHubError {
     NameTaken,
     /// The runner executes a job and may not be deleted (422).
     RunnerBusy,
+    /// A listing changed while its pages were read: GitHub answered, and what it said does not fit together.
+    Torn,
     /// GitHub understood and said no.
     Refused {
         /// HTTP status.

@@ -152,6 +152,8 @@ pub struct Allowance {
     passed: u32,
     /// What blocks, or did last, is a limit.
     limited: bool,
+    /// The end of the last pause that GitHub advises after a refusal without a time.
+    advised_until: Time,
     /// GitHub has said first then that the App is suspended here, and nothing else since.
     suspended: Option<Time>,
     /// Points of the calls under way, and of those that are paid for and will be made.
@@ -180,6 +182,7 @@ impl Default for Allowance {
             untold: 0,
             passed: 0,
             limited: false,
+            advised_until: Time::ZERO,
             suspended: None,
             open_points: 0,
             spent: VecDeque::new(),
@@ -410,19 +413,24 @@ impl Allowance {
         match error {
             Some(GitHubError::RateLimited { until }) => {
                 self.limited = true;
-                // GitHub's advice where it gives none: at least a minute, then exponentially longer.
-                // One failure per pause: the answers of a burst that was under way count once.
-                let fresh = now >= self.blocked.until;
+                // One failure per pause: the answers of a burst that was under way count once. Where GitHub names no time the
+                // pause is its own advice, whatever shorter one runs already.
+                let fresh = now >= until.map_or(self.advised_until, |_| self.blocked.until);
                 let told = until.filter(|&until| until > now);
                 // A time that has passed tells only that the clocks differ, or that the answer was long on its way: what
                 // waits would be sent and refused again and again until GitHub's clock is there.
                 let pause = match until {
                     Some(_) => (timeouts.backoff.0 << self.passed.min(5)).min(timeouts.backoff_max.0),
+                    // At least a minute, then exponentially longer.
                     None => Span::mins(1).0 << self.untold.min(5),
                 };
                 self.untold = self.untold.saturating_add(u32::from(fresh && until.is_none()));
                 self.passed = self.passed.saturating_add(u32::from(fresh && until.is_some() && told.is_none()));
+                let advised = until.is_none();
                 let until = told.or(fresh.then_some(now + Span(pause)));
+                if advised {
+                    self.advised_until = until.unwrap_or(self.advised_until);
+                }
                 self.blocked.until = until.map_or(self.blocked.until, |until| until.max(self.blocked.until));
                 self.blocked.failures = self.blocked.failures.saturating_add(u32::from(fresh));
             }
@@ -436,7 +444,11 @@ impl Allowance {
                 }
             }
             Some(
-                GitHubError::NotFound | GitHubError::NameTaken | GitHubError::RunnerBusy | GitHubError::Refused { .. },
+                GitHubError::NotFound
+                | GitHubError::NameTaken
+                | GitHubError::RunnerBusy
+                | GitHubError::Torn
+                | GitHubError::Refused { .. },
             )
             | None => {
                 if now >= self.blocked.until {

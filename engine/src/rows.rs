@@ -144,7 +144,7 @@ impl Rows {
     /// Makes one write, as far as forward-only rules and guards let it. Whoever calls it holds leadership.
     pub fn write(&mut self, write: Write) -> Written {
         match write {
-            Write::Reserve { worker, cap, phantom } => self.reserve(*worker, cap, phantom),
+            Write::Reserve { worker, cap, phantoms } => self.reserve(*worker, cap, &phantoms),
             Write::WorkerRunning { name, at, node } => self.edit_worker(&name, Status::Running, |worker| {
                 worker.running_at = Some(at);
                 worker.node = node.or(worker.node.take());
@@ -217,7 +217,7 @@ impl Rows {
         Written::Done
     }
 
-    fn reserve(&mut self, worker: Worker, cap: Option<u32>, phantom: u32) -> Written {
+    fn reserve(&mut self, worker: Worker, cap: Option<u32>, phantoms: &[WorkerName]) -> Written {
         if let Some((_, known)) = self.workers.get(&worker.name) {
             let same =
                 known.entity == worker.entity && known.created_at == worker.created_at && known.labels == worker.labels;
@@ -225,15 +225,15 @@ impl Rows {
         }
         let active = |worker: &&Worker| !worker.status.is_ended();
         let owned = self.workers.values().map(|(_, w)| w).filter(active).filter(|w| w.owner == worker.owner).count();
-        if let Some(refused) = self.demand(&worker).refusal(owned as i64, cap, phantom) {
+        if let Some(refused) = self.demand(&worker, phantoms).refusal(owned as i64, cap) {
             return refused;
         }
         self.put_worker(worker);
         Written::Done
     }
 
-    /// What the worker's group has.
-    fn demand(&self, like: &Worker) -> Demand {
+    /// What the worker's group has, of whose workers `phantoms` are said to be busy with what nobody has named.
+    fn demand(&self, like: &Worker, phantoms: &[WorkerName]) -> Demand {
         let in_group = |worker: &&Worker| {
             !worker.status.is_ended() && worker.entity == like.entity && worker.labels == like.labels
         };
@@ -253,7 +253,8 @@ impl Rows {
                 free.remove(at);
             }
         }
-        Demand { pending, anonymous, free: free.len() as i64 }
+        let phantom = phantoms.iter().filter(|name| free.binary_search(&name.as_str()).is_ok()).count() as i64;
+        Demand { pending, anonymous, phantom, free: free.len() as i64 }
     }
 }
 
@@ -308,18 +309,20 @@ pub struct Demand {
     pub pending: i64,
     /// Running jobs whose runner is unknown.
     pub anonymous: i64,
+    /// Workers that are known to be busy with something else, of those that no running job names.
+    pub phantom: i64,
     /// Workers pending or running that no running job names.
     pub free: i64,
 }
 
 impl Demand {
     /// Why one more worker is refused, if it is: its owner has `owned` and may have `cap` (S4), or no pending job of the
-    /// group lacks a runner (S5). `phantom` free workers are known to be busy with something else.
-    pub fn refusal(&self, owned: i64, cap: Option<u32>, phantom: u32) -> Option<Written> {
+    /// group lacks a runner (S5).
+    pub fn refusal(&self, owned: i64, cap: Option<u32>) -> Option<Written> {
         if cap.is_some_and(|cap| owned >= i64::from(cap)) {
             return Some(Written::RefusedCap);
         }
-        let lacking = self.pending > 0 && self.pending + self.anonymous.max(i64::from(phantom)) > self.free;
+        let lacking = self.pending > 0 && self.pending + self.anonymous.max(self.phantom) > self.free;
         if lacking { None } else { Some(Written::RefusedDemand) }
     }
 }

@@ -28,7 +28,7 @@ fn reserve(suffix: char, change: impl FnOnce(&mut Worker)) -> Action {
     let name = format!("rise-riscv-runner-1-{}", String::from(suffix).repeat(9));
     let mut worker = worker(&name, 1, START);
     change(&mut worker);
-    write(Write::Reserve { worker: Box::new(worker), cap: Some(20), phantom: 0 })
+    write(Write::Reserve { worker: Box::new(worker), cap: Some(20), phantoms: [].into() })
 }
 
 fn delete_pod(name: &str) -> Action {
@@ -89,7 +89,7 @@ fn s4_more_workers_than_the_cap_or_a_cap_that_is_not_the_policys() {
     bench.policy.default_max_workers = Some(1);
     let capped = |suffix| match reserve(suffix, |_| {}) {
         Action::Write { write: Write::Reserve { worker, .. }, .. } => {
-            write(Write::Reserve { worker, cap: Some(1), phantom: 0 })
+            write(Write::Reserve { worker, cap: Some(1), phantoms: [].into() })
         }
         other => other,
     };

@@ -229,8 +229,8 @@ fn a_new_leader_spends_what_its_predecessor_left_of_the_minute() {
     let few = reserved_by_a_new_leader(found(60, |_| ()))[0];
     assert!(few >= many, "{few}");
     let spent = reserved_by_a_new_leader(found(150, |_| ()))[0];
-    assert_eq!(spent, 7, "the JIT call of a pending worker may have been a moment ago");
-    for (ago, left) in [(60, 7), (61, many)] {
+    assert_eq!(spent, 6, "the JIT call of a pending worker may have been a moment ago");
+    for (ago, left) in [(60, 6), (61, many)] {
         let mut rows = found(150, |row| row.status = Status::Running);
         rows.iter_mut().for_each(|row| row.running_at = Some(START - Span::secs(ago)));
         assert_eq!(reserved_by_a_new_leader(rows)[0], left, "it was before the pod ran, {ago} s ago");
@@ -362,6 +362,22 @@ fn a_refusal_without_a_time_costs_a_minute_and_each_further_one_twice_as_long() 
     assert_eq!(allowance.blocked.until, now + MINUTE, "after a success from the beginning");
 }
 
+/// An outage's pause, or one because the time that was named had passed, is no pause for what is refused meanwhile.
+#[test]
+fn a_refusal_without_a_time_costs_its_minute_whatever_shorter_pause_runs() {
+    let silence = GitHubError::Unavailable { message: "502".into() };
+    let passed = GitHubError::RateLimited { until: Some(START - Span::secs(20)) };
+    for first in [silence, passed] {
+        let mut allowance = Allowance::default();
+        say(&mut allowance, Use::Poll, Some(first.clone()), None, START);
+        assert_eq!(allowance.blocked.until, START + Span::secs(5), "{first:?}");
+        for _ in 0..3 {
+            say(&mut allowance, Use::Poll, Some(GitHubError::RateLimited { until: None }), None, START + Span::secs(1));
+        }
+        assert_eq!(allowance.blocked.until, START + Span::secs(1) + MINUTE, "{first:?}");
+    }
+}
+
 /// This clock is ahead of GitHub's.
 #[test]
 fn a_refusal_whose_time_has_passed_is_tried_again_by_one_call_ever_more_rarely() {
@@ -393,6 +409,7 @@ fn silence_costs_growing_pauses_and_what_github_says_of_one_thing_costs_none() {
         GitHubError::NotFound,
         GitHubError::NameTaken,
         GitHubError::RunnerBusy,
+        GitHubError::Torn,
         GitHubError::Refused { status: 422, message: "no".into() },
     ] {
         let mut allowance = Allowance::default();
@@ -466,7 +483,8 @@ fn hour_of(jobs: i64, minutes: i64) -> [u32; 4] {
                         Outcome::JobPolled { asked_at: now, answer: ok(view) }
                     }
                     Action::ListRunners(_) => {
-                        let pages = (runners.len() as u32).div_ceil(100).max(1);
+                        // All pages but the last are read twice.
+                        let pages = 2 * (runners.len() as u32).div_ceil(100).max(1) - 1;
                         calls[2] += pages;
                         let listing = RunnerListing { asked_at: now, runners: runners.clone() };
                         Outcome::RunnersListed(GitHubAnswer { calls: pages, ..ok(listing) })

@@ -16,11 +16,14 @@ const ENDED: Time = Time(START.0 + 60_000);
 /// Rows come to be by events and reservations alone: each worker is made for a job of its own that is then over.
 fn rows(jobs: impl IntoIterator<Item = Job>, workers: impl IntoIterator<Item = Worker>) -> Rows {
     let mut rows = Rows::default();
+    let mut before: Vec<WorkerName> = Vec::new();
     for (id, row) in (900..).zip(workers) {
         let mut own = Job { owner: row.owner, labels: row.labels.clone(), ..job(id, row.entity.0) };
         rows.record(own.clone());
         let fresh = Worker { status: Status::Pending, ..row.clone() };
-        assert_eq!(rows.write(reserve(fresh, None, u32::MAX)), Written::Done);
+        let others: Vec<&str> = before.iter().map(WorkerName::as_str).collect();
+        assert_eq!(rows.write(reserve(fresh, None, &others)), Written::Done);
+        before.push(row.name.clone());
         own.status = Status::Completed;
         rows.record(own);
         let name = row.name;
@@ -38,8 +41,9 @@ fn rows(jobs: impl IntoIterator<Item = Job>, workers: impl IntoIterator<Item = W
     rows
 }
 
-fn reserve(worker: Worker, cap: Option<u32>, phantom: u32) -> Write {
-    Write::Reserve { worker: Box::new(worker), cap, phantom }
+fn reserve(worker: Worker, cap: Option<u32>, phantoms: &[&str]) -> Write {
+    let phantoms = phantoms.iter().map(|name| WorkerName::from(*name)).collect();
+    Write::Reserve { worker: Box::new(worker), cap, phantoms }
 }
 
 fn workers(names: &[(&str, Status)]) -> Vec<Worker> {
@@ -61,48 +65,64 @@ fn a_reservation_is_made_only_where_cap_and_demand_allow() {
         change(&mut other);
         other
     };
-    type Case<'a> = (&'a str, Vec<Job>, &'a [(&'a str, Status)], Option<u32>, u32, Written);
+    type Case<'a> = (&'a str, Vec<Job>, &'a [(&'a str, Status)], Option<u32>, &'a [&'a str], Written);
     let cases: Vec<Case<'_>> = vec![
-        ("a pending job and nobody", vec![job(1, 1)], &[], None, 0, Done),
-        ("no job", vec![], &[], None, 0, RefusedDemand),
-        ("a cap of none at all", vec![job(1, 1)], &[], Some(0), 0, RefusedCap),
-        ("room under the cap", vec![job(1, 1), job(2, 1)], &[("w1", Pending)], Some(2), 0, Done),
-        ("at the cap", vec![job(1, 1), job(2, 1)], &[("w1", Pending)], Some(1), 0, RefusedCap),
-        ("ended workers do not count", vec![job(1, 1)], &[("w1", Failed), ("w2", Completed)], Some(1), 0, Done),
-        ("a worker that starts serves it", vec![job(1, 1)], &[("w1", Pending)], None, 0, RefusedDemand),
-        ("a worker that runs serves it", vec![job(1, 1)], &[("w1", Running)], None, 0, RefusedDemand),
-        ("the worker runs another job", vec![job(1, 1), running(2, Some("w1"))], &[("w1", Running)], None, 0, Done),
-        ("or one whose runner is unknown", vec![job(1, 1), running(2, None)], &[("w1", Running)], None, 0, Done),
+        ("a pending job and nobody", vec![job(1, 1)], &[], None, &[], Done),
+        ("no job", vec![], &[], None, &[], RefusedDemand),
+        ("a cap of none at all", vec![job(1, 1)], &[], Some(0), &[], RefusedCap),
+        ("room under the cap", vec![job(1, 1), job(2, 1)], &[("w1", Pending)], Some(2), &[], Done),
+        ("at the cap", vec![job(1, 1), job(2, 1)], &[("w1", Pending)], Some(1), &[], RefusedCap),
+        ("ended workers do not count", vec![job(1, 1)], &[("w1", Failed), ("w2", Completed)], Some(1), &[], Done),
+        ("a worker that starts serves it", vec![job(1, 1)], &[("w1", Pending)], None, &[], RefusedDemand),
+        ("a worker that runs serves it", vec![job(1, 1)], &[("w1", Running)], None, &[], RefusedDemand),
+        ("the worker runs another job", vec![job(1, 1), running(2, Some("w1"))], &[("w1", Running)], None, &[], Done),
+        ("or one whose runner is unknown", vec![job(1, 1), running(2, None)], &[("w1", Running)], None, &[], Done),
         (
             "one of two is free",
             vec![job(1, 1), running(2, Some("w1"))],
             &[("w1", Running), ("w2", Running)],
             None,
-            0,
+            &[],
             RefusedDemand,
         ),
-        ("phantom: it is busy with a job nobody named", vec![job(1, 1)], &[("w1", Running)], None, 1, Done),
+        ("phantom: it is busy with a job nobody named", vec![job(1, 1)], &[("w1", Running)], None, &["w1"], Done),
+        (
+            "a phantom that a job has named since is counted once",
+            vec![job(1, 1), running(2, Some("w1"))],
+            &[("w1", Running), ("w2", Running)],
+            None,
+            &["w1"],
+            RefusedDemand,
+        ),
+        (
+            "one that has ended since is not counted",
+            vec![job(1, 1)],
+            &[("w1", Completed), ("w2", Running)],
+            None,
+            &["w1"],
+            RefusedDemand,
+        ),
         (
             "phantom and unknown are the same worker",
             vec![job(1, 1), running(2, None)],
             &[("w1", Running), ("w2", Running)],
             None,
-            1,
+            &["w1"],
             RefusedDemand,
         ),
-        ("phantoms without a pending job", vec![running(2, None)], &[("w1", Running)], None, 3, RefusedDemand),
-        ("a running job is no demand", vec![running(1, Some("elsewhere"))], &[], None, 0, RefusedDemand),
-        ("a requeued one is", vec![requeued.clone()], &[], None, 0, Done),
-        ("until it starts again", vec![again], &[], None, 0, RefusedDemand),
-        ("its old runner is free", vec![requeued], &[("w1", Running)], None, 0, RefusedDemand),
-        ("another group's job", vec![other(|j| j.labels = LabelSet::new(["x"]))], &[], None, 0, RefusedDemand),
-        ("another entity's job", vec![other(|j| j.entity = EntityId(2))], &[], None, 0, RefusedDemand),
-        ("an ended job", vec![other(|j| j.status = Completed)], &[], None, 0, RefusedDemand),
+        ("phantoms without a pending job", vec![running(2, None)], &[("w1", Running)], None, &["w1"], RefusedDemand),
+        ("a running job is no demand", vec![running(1, Some("elsewhere"))], &[], None, &[], RefusedDemand),
+        ("a requeued one is", vec![requeued.clone()], &[], None, &[], Done),
+        ("until it starts again", vec![again], &[], None, &[], RefusedDemand),
+        ("its old runner is free", vec![requeued], &[("w1", Running)], None, &[], RefusedDemand),
+        ("another group's job", vec![other(|j| j.labels = LabelSet::new(["x"]))], &[], None, &[], RefusedDemand),
+        ("another entity's job", vec![other(|j| j.entity = EntityId(2))], &[], None, &[], RefusedDemand),
+        ("an ended job", vec![other(|j| j.status = Completed)], &[], None, &[], RefusedDemand),
     ];
-    for (name, jobs, known, cap, phantom, expected) in cases {
+    for (name, jobs, known, cap, phantoms, expected) in cases {
         let mut rows = rows(jobs, workers(known));
         let before = rows.version();
-        assert_eq!(rows.write(reserve(worker("new", 1, START), cap, phantom)), expected, "{name}");
+        assert_eq!(rows.write(reserve(worker("new", 1, START), cap, phantoms)), expected, "{name}");
         assert_eq!(rows.version() > before, expected == Done, "{name}: the version");
         assert_eq!(rows.worker(&WorkerName::from("new")).is_some(), expected == Done, "{name}");
     }
@@ -117,21 +137,21 @@ fn a_cap_counts_the_owners_workers_over_all_entities_and_labels() {
         ..worker(label, entity, START)
     });
     let mut rows = rows([job(1, 1)], mine);
-    assert_eq!(rows.write(reserve(worker("new", 1, START), Some(2), 0)), Written::RefusedCap);
-    assert_eq!(rows.write(reserve(worker("new", 1, START), Some(3), 0)), Written::Done);
+    assert_eq!(rows.write(reserve(worker("new", 1, START), Some(2), &[])), Written::RefusedCap);
+    assert_eq!(rows.write(reserve(worker("new", 1, START), Some(3), &[])), Written::Done);
 }
 
 #[test]
 fn a_repeated_reservation_is_done_whatever_the_counts_say_and_another_of_the_name_is_refused() {
     let mut rows = rows([job(1, 1)], workers(&[("w1", Status::Pending)]));
     let version = rows.version();
-    assert_eq!(rows.write(reserve(worker("w1", 1, START), Some(0), 0)), Written::Done);
+    assert_eq!(rows.write(reserve(worker("w1", 1, START), Some(0), &[])), Written::Done);
     for other in [
         worker("w1", 2, START),
         worker("w1", 1, Time(START.0 + 1)),
         Worker { labels: LabelSet::new(["x"]), ..worker("w1", 1, START) },
     ] {
-        assert_eq!(rows.write(reserve(other, None, 0)), Written::RefusedName);
+        assert_eq!(rows.write(reserve(other, None, &[])), Written::RefusedName);
     }
     assert_eq!(rows.version(), version);
 }

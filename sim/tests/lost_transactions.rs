@@ -38,7 +38,7 @@ async fn losing(store: &PgStore, table: &str, code: &str, left: i64) {
 }
 
 fn reserve(name: &str, cap: Option<u32>) -> StoreWrite {
-    let write = Write::Reserve { worker: Box::new(worker(name, 7)), cap, phantom: 0 };
+    let write = Write::Reserve { worker: Box::new(worker(name, 7)), cap, phantoms: [].into() };
     StoreWrite { write, diagnostics: None }
 }
 

@@ -149,7 +149,7 @@ fn batch(n: i64, from: i64) -> Vec<Write> {
     writes.extend((from..from + n).map(|i| Write::Reserve {
         worker: Box::new(worker(&format!("new-{i}"), 1 + i % 4)),
         cap: None,
-        phantom: 0,
+        phantoms: [].into(),
     }));
     writes
 }

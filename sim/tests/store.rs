@@ -108,7 +108,7 @@ contract! {
 }
 
 fn reserve(name: &str, org: i64, cap: Option<u32>) -> Write {
-    Write::Reserve { worker: Box::new(worker(name, org)), cap, phantom: 0 }
+    Write::Reserve { worker: Box::new(worker(name, org)), cap, phantoms: [].into() }
 }
 
 fn failed(name: &str, at: Time, failure: WorkerFailure) -> Write {
@@ -288,7 +288,7 @@ async fn a_reservation_beyond_the_cap_is_refused(bench: Bench) {
     bench.store.record(vec![of(1, 71), of(2, 72)]).await.unwrap();
     let on = |name: &str, entity: i64| {
         let worker = Worker { owner: OwnerId(9), ..worker(name, entity) };
-        Write::Reserve { worker: Box::new(worker), cap: Some(1), phantom: 0 }
+        Write::Reserve { worker: Box::new(worker), cap: Some(1), phantoms: [].into() }
     };
     assert_eq!(bench.write(&lease, on("a", 71)).await, Written::Done);
     assert_eq!(bench.write(&lease, on("b", 72)).await, Written::RefusedCap);
@@ -339,8 +339,19 @@ async fn phantom_runners_are_no_supply(bench: Bench) {
     bench.store.record(vec![job(1, 7)]).await.unwrap();
     assert_eq!(bench.write(&lease, reserve("w", 7, None)).await, Written::Done);
     assert_eq!(bench.write(&lease, reserve("x", 7, None)).await, Written::RefusedDemand);
-    let knowing = Write::Reserve { worker: Box::new(worker("x", 7)), cap: None, phantom: 1 };
-    assert_eq!(bench.write(&lease, knowing).await, Written::Done);
+    let busy = |name: &str, phantoms: &[&str]| {
+        let phantoms = phantoms.iter().map(|name| WorkerName::from(*name)).collect();
+        Write::Reserve { worker: Box::new(worker(name, 7)), cap: None, phantoms }
+    };
+    assert_eq!(bench.write(&lease, busy("x", &["elsewhere"])).await, Written::RefusedDemand, "not of this group");
+    assert_eq!(bench.write(&lease, busy("x", &["w"])).await, Written::Done);
+    // By the time of the write it has ended, or a job names it: it is not to be counted twice.
+    bench.store.record(vec![job(2, 7)]).await.unwrap();
+    assert_eq!(bench.write(&lease, reserve("y", 7, None)).await, Written::Done);
+    bench.write(&lease, failed("w", START, WorkerFailure::PodVanished)).await;
+    assert_eq!(bench.write(&lease, busy("z", &["w"])).await, Written::RefusedDemand, "it has ended");
+    bench.store.record(vec![Job { status: Status::Running, assignment: on("x", START), ..job(1, 7) }]).await.unwrap();
+    assert_eq!(bench.write(&lease, busy("z", &["x"])).await, Written::RefusedDemand, "a job names it");
 }
 
 async fn the_failure_is_kept_with_its_diagnostics(bench: Bench) {
@@ -570,9 +581,11 @@ mod differential {
         let id = (1..8i64).prop_map(JobId);
         let assignment = proptest::option::of((0..2usize, 0..5i64))
             .prop_map(|it| it.and_then(|(i, at)| on(["a", "b"][i], Time(START.0 + at))));
-        let reserve =
-            (name.clone(), 0..2i64, proptest::option::of(0..3u32), 0..2u32).prop_map(|(name, org, cap, phantom)| {
-                Write::Reserve { worker: Box::new(worker(name.as_str(), org)), cap, phantom }
+        let reserve = (name.clone(), 0..2i64, proptest::option::of(0..3u32), proptest::option::of(name.clone()))
+            .prop_map(|(name, org, cap, phantom)| Write::Reserve {
+                worker: Box::new(worker(name.as_str(), org)),
+                cap,
+                phantoms: phantom.into_iter().collect(),
             });
         prop_oneof![
             4 => reserve,
@@ -822,7 +835,7 @@ mod only_in_postgres {
         bench.store.record(vec![Job { labels: labels.clone(), ..job(1, 7) }]).await.unwrap();
         let pending = Worker { labels, ..worker("w", 7) };
         assert_eq!(
-            bench.write(&lease, Write::Reserve { worker: Box::new(pending), cap: None, phantom: 0 }).await,
+            bench.write(&lease, Write::Reserve { worker: Box::new(pending), cap: None, phantoms: [].into() }).await,
             Written::Done
         );
         let row: (serde_json::Value, String, i64) =

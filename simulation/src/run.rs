@@ -147,6 +147,8 @@ pub enum Event {
     },
     /// Liveness is looked at.
     Look,
+    /// The same once more between two looks: a time is up.
+    LookAgain,
 }
 
 impl Event {
@@ -154,7 +156,7 @@ impl Event {
     /// a scheduler knows.
     fn touches_the_world(&self) -> bool {
         match self {
-            Event::To { .. } | Event::Look | Event::Drift { .. } => false,
+            Event::To { .. } | Event::Look | Event::LookAgain | Event::Drift { .. } => false,
             Event::Reach { action, .. } => !action_only_reads(action),
             _ => true,
         }
@@ -267,6 +269,8 @@ pub struct Sim {
     pub(crate) checks: bool,
     broken: Option<Broken>,
     done: bool,
+    /// When the next look is.
+    look_at: i64,
 }
 
 /// Runs a plan with its own policy.
@@ -313,6 +317,7 @@ impl Sim {
             checks: false,
             broken: None,
             done: false,
+            look_at: 0,
         };
         sim.set_up_github();
         sim.set_up_cluster();
@@ -368,8 +373,21 @@ impl Sim {
             Event::Drift { scheduler, by, until } => self.drift(scheduler, by, until),
             Event::Look => {
                 self.done = self.look();
+                self.look_at = self.now + LOOK;
                 self.after(LOOK, Event::Look);
+                self.look_in_time();
             }
+            Event::LookAgain => {
+                self.done = self.look();
+                self.look_in_time();
+            }
+        }
+    }
+
+    /// What has held for as long as it may is looked at in that moment, when it comes before the next look.
+    fn look_in_time(&mut self) {
+        if let Some(at) = self.judge.next_up().filter(|at| self.now < *at && *at < self.look_at) {
+            self.after(at - self.now, Event::LookAgain);
         }
     }
 

@@ -174,8 +174,8 @@ fn kind(write: &Write) -> i64 {
 /// A write in words.
 pub(crate) fn what(write: &Write) -> String {
     match write {
-        Write::Reserve { worker, phantom, .. } => {
-            format!("reserve {} [{}] phantom={phantom}", worker.name, worker.labels)
+        Write::Reserve { worker, phantoms, .. } => {
+            format!("reserve {} [{}] phantoms={}", worker.name, worker.labels, phantoms.len())
         }
         Write::WorkerRunning { name, .. } => format!("{name} running"),
         Write::WorkerCompleted { name, .. } => format!("{name} completed"),

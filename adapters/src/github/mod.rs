@@ -216,9 +216,7 @@ impl GitHubClient {
         let after = match (runners, before) {
             (Ok(runners), _) if runners.iter().any(|runner| runner.is_outside(group)) => Spread::Scattered(since),
             (Ok(_), _) if asked_at.since(since) >= SETTLED => Spread::Together,
-            (Err(error), Spread::Unknown { since, torn }) if is_torn(error) => {
-                Spread::Unknown { since, torn: torn + 1 }
-            }
+            (Err(GitHubError::Torn), Spread::Unknown { since, torn }) => Spread::Unknown { since, torn: torn + 1 },
             _ => return,
         };
         let slot = self.group_slot(org);
@@ -234,7 +232,6 @@ impl GitHubClient {
     /// A runner that goes from an early page moves all later ones up by one, and the one at the next page's head is then
     /// on neither. So all pages but the last are read once more: as long as they are what they were, nothing has moved.
     async fn read_pages(&self, session: &mut Session<'_>, path: &str) -> Result<Vec<wire::Runner>, GitHubError> {
-        let torn = || GitHubError::Unavailable { message: TORN.to_owned() };
         let first = format!("{path}?per_page={PER_PAGE}");
         let (mut path, mut runners, mut pages) = (first, Vec::new(), Vec::new());
         let total = loop {
@@ -249,10 +246,10 @@ impl GitHubClient {
         for (path, ids) in &pages {
             let (again, _) = session.get_page::<Runners>(path).await?;
             if !again.runners.iter().map(|runner| runner.id).eq(ids.iter().copied()) {
-                return Err(torn());
+                return Err(GitHubError::Torn);
             }
         }
-        if runners.len() < total { Err(torn()) } else { Ok(runners) }
+        if runners.len() < total { Err(GitHubError::Torn) } else { Ok(runners) }
     }
 
     async fn make_jit(&self, session: &mut Session<'_>, worker: &Worker) -> Result<JitConfig, GitHubError> {
@@ -292,13 +289,6 @@ impl GitHubClient {
         }
         Ok(found)
     }
-}
-
-/// What is said of a listing that is not of one piece.
-const TORN: &str = "the listing changed while its pages were read";
-
-fn is_torn(error: &GitHubError) -> bool {
-    matches!(error, GitHubError::Unavailable { message } if message == TORN)
 }
 
 /// `/repos/owner/name`, for a scope that has a repository.

@@ -23,6 +23,8 @@ type Same = (Group, i64);
 #[derive(Default)]
 struct Counted {
     known: BTreeMap<WorkerName, Same>,
+    /// Names of workers that are pending or running.
+    active: BTreeSet<WorkerName>,
     /// Names that a running job gives as its runner's.
     named: BTreeSet<WorkerName>,
     owned: BTreeMap<OwnerId, i64>,
@@ -33,8 +35,19 @@ fn group(worker: &Worker) -> Group {
     (worker.entity, worker.labels.clone())
 }
 
-fn parts(write: &Write) -> Option<(&Worker, Option<u32>, u32)> {
-    if let Write::Reserve { worker, cap, phantom } = write { Some((worker, *cap, *phantom)) } else { None }
+/// One reservation that is asked for.
+struct Asked<'a> {
+    worker: &'a Worker,
+    cap: Option<u32>,
+    phantoms: &'a [WorkerName],
+}
+
+fn asked(write: &Write) -> Option<Asked<'_>> {
+    if let Write::Reserve { worker, cap, phantoms } = write {
+        Some(Asked { worker, cap: *cap, phantoms })
+    } else {
+        None
+    }
 }
 
 /// Only a leader reserves, and one batch at a time, so counts taken here hold until the commit. Jobs may still come and go.
@@ -43,35 +56,39 @@ pub(super) async fn reserve(
     writes: &[(usize, &StoreWrite)],
     written: &mut [Written],
 ) -> sqlx::Result<()> {
-    let asked: Vec<(usize, &Worker, Option<u32>, u32)> = writes
-        .iter()
-        .filter_map(|(at, write)| parts(&write.write).map(|(worker, cap, phantom)| (*at, worker, cap, phantom)))
-        .collect();
-    let workers: Vec<&Worker> = asked.iter().map(|asked| asked.1).collect();
+    let asked: Vec<(usize, Asked<'_>)> =
+        writes.iter().filter_map(|(at, write)| Some((*at, asked(&write.write)?))).collect();
+    let workers: Vec<&Worker> = asked.iter().map(|(_, asked)| asked.worker).collect();
     let mut counted = Counted::default();
-    counted.names(c, &workers).await?;
+    counted.names(c, &asked).await?;
     counted.owners(c, &workers).await?;
     counted.demand(c, &workers).await?;
     let mut rows = Vec::new();
-    for (at, worker, cap, phantom) in asked {
-        let (answer, is_new) = counted.reserve(worker, cap, phantom);
+    for (at, asked) in asked {
+        let (answer, is_new) = counted.reserve(&asked);
         written[at] = answer;
-        rows.extend(is_new.then_some(worker));
+        rows.extend(is_new.then_some(asked.worker));
     }
     insert(c, &rows).await
 }
 
 impl Counted {
     /// The guards of one reservation; what is reserved counts for those after it. Whether there is a row to write.
-    fn reserve(&mut self, worker: &Worker, cap: Option<u32>, phantom: u32) -> (Written, bool) {
+    fn reserve(&mut self, asked: &Asked<'_>) -> (Written, bool) {
+        let worker = asked.worker;
         let same = (group(worker), worker.created_at.0);
         if let Some(known) = self.known.get(&worker.name) {
             return (if *known == same { Written::Done } else { Written::RefusedName }, false);
         }
         let owned = self.owned.entry(worker.owner).or_default();
-        let nothing = Demand { pending: 0, anonymous: 0, free: 0 };
+        let nothing = Demand { pending: 0, anonymous: 0, phantom: 0, free: 0 };
         let demand = self.groups.entry(same.0.clone()).or_insert(nothing);
-        if let Some(refused) = demand.refusal(*owned, cap, phantom) {
+        let is_phantom = |name: &&WorkerName| {
+            let its = self.active.contains(*name) && !self.named.contains(*name);
+            its && self.known.get(*name).is_some_and(|(group, _)| *group == same.0)
+        };
+        demand.phantom = asked.phantoms.iter().filter(is_phantom).count() as i64;
+        if let Some(refused) = demand.refusal(*owned, asked.cap) {
             return (refused, false);
         }
         *owned += 1;
@@ -80,11 +97,14 @@ impl Counted {
         (Written::Done, true)
     }
 
-    async fn names(&mut self, c: &mut PgConnection, workers: &[&Worker]) -> sqlx::Result<()> {
-        let names: Vec<String> = workers.iter().map(|worker| worker.name.to_string()).collect();
+    async fn names(&mut self, c: &mut PgConnection, asked: &[(usize, Asked<'_>)]) -> sqlx::Result<()> {
+        let names = asked.iter().flat_map(|(_, asked)| asked.phantoms.iter().chain([&asked.worker.name]));
+        let names: BTreeSet<&WorkerName> = names.collect();
+        let names: Vec<String> = names.into_iter().map(WorkerName::to_string).collect();
         let rows = sqlx::query!(
             r#"SELECT n.name AS "name!", w.entity_id AS "entity_id?", w.job_labels AS "job_labels?",
                       to_ms(w.created_at) AS created_ms,
+                      COALESCE(w.status IN ('pending', 'running'), false) AS "active!",
                       EXISTS (SELECT 1 FROM jobs j WHERE j.runner_name = n.name AND j.status = 'running'
                               AND (j.requeued_at IS NULL OR j.started_at > j.requeued_at)) AS "named!"
                FROM UNNEST($1::text[]) AS n (name) LEFT JOIN workers w ON w.pod_name = n.name"#,
@@ -97,6 +117,9 @@ impl Counted {
             if let (Some(entity), Some(labels), Some(created)) = (row.entity_id, &row.job_labels, row.created_ms) {
                 let labels = labels.as_array().into_iter().flatten().filter_map(Value::as_str);
                 self.known.insert(name.clone(), ((EntityId(entity), LabelSet::new(labels)), created));
+            }
+            if row.active {
+                self.active.insert(name.clone());
             }
             if row.named {
                 self.named.insert(name);
@@ -155,7 +178,7 @@ impl Counted {
         for row in rows {
             let key = usize::try_from(row.at - 1).ok().and_then(|at| keys.get(at));
             if let Some(key) = key {
-                let demand = Demand { pending: row.pending, anonymous: row.anonymous, free: row.free };
+                let demand = Demand { pending: row.pending, anonymous: row.anonymous, phantom: 0, free: row.free };
                 self.groups.insert(key.clone(), demand);
             }
         }

@@ -112,8 +112,9 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
         running_at: None,
         completed_at: None,
     };
-    let (phantom, scope) = (group.phantom, group.scope);
-    let write = Write::Reserve { worker: Box::new(worker.clone()), cap: turn.policy.cap(worker.owner), phantom };
+    let (gx, scope) = (job.group, group.scope);
+    let (cap, phantoms) = (turn.policy.cap(worker.owner), turn.s.phantoms(gx));
+    let write = Write::Reserve { worker: Box::new(worker.clone()), cap, phantoms };
     let name = worker.name.clone();
     let mut entry = found(worker, false);
     entry.stage = Stage::Reserving;

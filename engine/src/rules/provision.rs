@@ -32,9 +32,7 @@ fn step(turn: &mut Turn<'_>, name: &WorkerName) {
         Stage::Found | Stage::Ready => return,
     };
     if now >= expires && worker.stage != Stage::Reserving {
-        if let Some(worker) = turn.s.workers.get_mut(name) {
-            worker.removing = Some(give_up);
-        }
+        turn.s.recount_worker(name, |worker| worker.removing = Some(give_up));
         return turn.s.touch(Key::Name(name.clone()));
     }
     if now < worker.backoff.until {
@@ -46,16 +44,12 @@ fn step(turn: &mut Turn<'_>, name: &WorkerName) {
         Stage::Reserving => reserve_again(turn, name),
         Stage::Reserved if is_needless(turn, name) => {
             // The write may be made though its answer is lost: from now on it ends, whatever is needed then.
-            if let Some(worker) = turn.s.workers.get_mut(name) {
-                worker.removing = Some(WorkerFailure::Surplus);
-            }
+            turn.s.recount_worker(name, |worker| worker.removing = Some(WorkerFailure::Surplus));
             fail(turn, name, WorkerFailure::Surplus, None);
         }
         // Another one's call has told.
         Stage::Reserved if is_suspended(turn, name) => {
-            if let Some(worker) = turn.s.workers.get_mut(name) {
-                worker.removing = Some(WorkerFailure::InstallationSuspended);
-            }
+            turn.s.recount_worker(name, |worker| worker.removing = Some(WorkerFailure::InstallationSuspended));
             turn.s.touch(Key::Name(name.clone()));
         }
         Stage::Reserved => mint(turn, name, expires),

@@ -15,7 +15,7 @@ use crate::{
     facts::{PodPhase, Status},
     governor::Use,
     ids::{EntityId, JobId, Span, Time, WorkerName},
-    snapshot::{Flight, Gx, Key, PodEntry, ScopeEntry, Stage, WorkerEntry},
+    snapshot::{Flight, Key, PodEntry, ScopeEntry, Stage, WorkerEntry},
 };
 
 /// A pod found without its Secret is left this long: the leader that made it may still be about to add it.
@@ -80,9 +80,7 @@ fn health(turn: &mut Turn<'_>, name: &WorkerName) {
             turn.s.wake(Key::Scope(entity), asked_at);
         }
         Verdict::Remove(failure) => {
-            if let Some(worker) = turn.s.workers.get_mut(name) {
-                worker.removing = Some(failure);
-            }
+            turn.s.recount_worker(name, |worker| worker.removing = Some(failure));
             remove(turn, name, failure);
         }
     }
@@ -164,24 +162,10 @@ fn judge_surplus(turn: &Turn<'_>, worker: &WorkerEntry) -> Verdict {
     if listed_at.since(idle_since) < timeouts.idle_proof {
         return Verdict::Listing(idle_since + timeouts.idle_proof);
     }
-    if retiring(turn, gx) >= -group.want() {
+    if i64::from(group.retiring) >= -group.want() {
         return Verdict::Fine;
     }
     Verdict::Remove(WorkerFailure::Surplus)
-}
-
-/// How many of a group's workers are being retired.
-fn retiring(turn: &Turn<'_>, gx: Gx) -> i64 {
-    let group = &turn.s.groups[gx as usize];
-    let Some(scope) = turn.s.scopes.get(&group.key.entity) else { return 0 };
-    let retired = |name: &&WorkerName| {
-        turn.s.worker(name).is_some_and(|worker| {
-            worker.is_active()
-                && worker.removing == Some(WorkerFailure::Surplus)
-                && worker.row.labels == group.key.labels
-        })
-    };
-    scope.workers.iter().filter(retired).count() as i64
 }
 
 /// Takes the next step of a removal.
@@ -201,10 +185,7 @@ fn remove(turn: &mut Turn<'_>, name: &WorkerName, failure: WorkerFailure) {
         matches!(failure, WorkerFailure::Surplus | WorkerFailure::RunnerLost | WorkerFailure::RunnerNeverRegistered);
     if of_runner && ended && !unregistered {
         // It ended by itself, perhaps of a job that nobody told of: its pod's phase says how, or that it vanished.
-        if let Some(worker) = turn.s.workers.get_mut(name) {
-            worker.removing = None;
-        }
-        return;
+        return turn.s.recount_worker(name, |worker| worker.removing = None);
     }
     let alive = pod.as_ref().is_some_and(|(_, phase)| !phase.is_ended());
     let clearance = if alive {
@@ -236,7 +217,7 @@ fn still_wanted(turn: &Turn<'_>, name: &WorkerName) -> bool {
 /// It works after all.
 fn give_up_removal(turn: &mut Turn<'_>, name: &WorkerName) {
     let at = turn.now + turn.policy.timeouts.backoff_max;
-    if let Some(worker) = turn.s.workers.get_mut(name) {
+    turn.s.recount_worker(name, |worker| {
         worker.removing = None;
         worker.registered = true;
         if worker.stage != Stage::Found {
@@ -245,7 +226,7 @@ fn give_up_removal(turn: &mut Turn<'_>, name: &WorkerName) {
         }
         worker.offline_since = None;
         worker.idle_since = None;
-    }
+    });
     turn.s.wake(Key::Name(name.clone()), at);
 }
 
@@ -338,14 +319,12 @@ fn raise_doubts(turn: &mut Turn<'_>, entity: EntityId) {
     }
 }
 
-/// A scope's workers. Their names begin alike, so that they stand together among all workers: no look-up for each.
+/// A scope's workers, ended ones too. Those of all scopes stand among each other, ordered by the random part of their names.
 fn workers_of<'a>(
     turn: &'a Turn<'_>,
     scope: &'a ScopeEntry,
 ) -> impl Iterator<Item = (&'a WorkerName, &'a WorkerEntry)> {
-    let ends = scope.workers.first().zip(scope.workers.last());
-    let together = ends.into_iter().flat_map(|(first, last)| turn.s.workers.range::<WorkerName, _>(first..=last));
-    together.filter(|(_, worker)| worker.row.entity == scope.scope.entity)
+    scope.workers.iter().filter_map(|name| turn.s.workers.get_key_value(name))
 }
 
 /// Whether a scope is to be listed now; looks again when it is.
@@ -368,7 +347,9 @@ fn list(turn: &mut Turn<'_>, entity: EntityId) {
     let (now, governor) = (turn.now, turn.policy.governor);
     let Some(scope) = turn.s.scopes.get(&entity) else { return };
     // As many pages as last time, or as the workers fill that have been made since then and are being made now.
-    let pages = scope.pages.max((scope.active + RUNNERS_A_PAGE / 2).div_ceil(RUNNERS_A_PAGE));
+    let pages = (scope.active + RUNNERS_A_PAGE / 2).div_ceil(RUNNERS_A_PAGE);
+    // All but the last are read twice.
+    let pages = scope.pages.max((2 * pages).saturating_sub(1));
     let target = scope.scope.clone();
     // Only a listing shows that a board is held by a runner that does nothing.
     let usage = if scope.active > 0 { Use::Proof { pages } } else { Use::List { pages } };

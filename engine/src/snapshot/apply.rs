@@ -350,6 +350,12 @@ impl Snapshot {
 
     /// Changes a worker's entry, keeping every index right.
     pub(crate) fn edit_worker(&mut self, name: &WorkerName, edit: impl FnOnce(&mut WorkerEntry)) {
+        self.recount_worker(name, edit);
+        self.worker_changed(name);
+    }
+
+    /// The same where nothing else follows from it: what is being done with it changes, and not what it is.
+    pub(crate) fn recount_worker(&mut self, name: &WorkerName, edit: impl FnOnce(&mut WorkerEntry)) {
         let Some(entry) = self.workers.get(name) else { return };
         let before = self.contribution(name, entry);
         let Some(entry) = self.workers.get_mut(name) else { return };
@@ -360,7 +366,6 @@ impl Snapshot {
             self.count_worker(before, -1);
             self.count_worker(after, 1);
         }
-        self.worker_changed(name);
     }
 
     /// What follows from any change of a worker.
@@ -375,6 +380,8 @@ impl Snapshot {
                 self.doubt_if_runner_is_gone(id);
             }
             if let Some(gx) = gx {
+                // What the store refused may have been refused because of this one.
+                self.groups[gx as usize].held.clear();
                 self.refresh(gx);
             }
         }

@@ -12,6 +12,7 @@ use core::fmt::Debug;
 
 use super::{Flight, Gx, Key, Polls, Px, Row, Snapshot, Stage, WorkerEntry, index::Counts};
 use crate::{
+    decision::WorkerFailure,
     facts::{App, PodPhase, Status},
     governor::{Prepaid, Use, points_of},
     ids::{EntityId, InstallationId, JobId, OwnerId, Pool, Time, WorkerName},
@@ -68,8 +69,8 @@ impl Snapshot {
                 Counts::On(_) | Counts::Not => {}
             }
         }
-        // active, busy, phantom, starting
-        let mut workers: BTreeMap<Gx, [u32; 4]> = BTreeMap::new();
+        // active, busy, phantom, starting, retiring
+        let mut workers: BTreeMap<Gx, [u32; 5]> = BTreeMap::new();
         for (name, worker) in self.active() {
             let Some(gx) = self.group_of_row(&worker.row) else {
                 found.0.push(format!("{name} is of no group"));
@@ -78,7 +79,8 @@ impl Snapshot {
             let named = self.is_named(name);
             let starting = !named && !worker.phantom && worker.row.status == Status::Pending;
             let of = workers.entry(gx).or_default();
-            for (count, adds) in of.iter_mut().zip([true, named, !named && worker.phantom, starting]) {
+            let retiring = worker.removing == Some(WorkerFailure::Surplus);
+            for (count, adds) in of.iter_mut().zip([true, named, !named && worker.phantom, starting, retiring]) {
                 *count += u32::from(adds);
             }
         }
@@ -98,9 +100,9 @@ impl Snapshot {
             let sizes = (group.lines.iter().map(|line| line.pending.iter().count()).sum(), group.waiting());
             found.same(|| name("how many are pending"), sizes.0, sizes.1);
             found.same(|| name("anonymous"), group.anonymous, anonymous.get(&gx).copied().unwrap_or(0));
-            let kept = [group.active, group.busy, group.phantom, group.starting];
+            let kept = [group.active, group.busy, group.phantom, group.starting, group.retiring];
             let counted = workers.get(&gx).copied().unwrap_or_default();
-            found.same(|| name("active, busy, phantom, starting"), kept, counted);
+            found.same(|| name("active, busy, phantom, starting, retiring"), kept, counted);
             found.same(|| name("surplus"), group.surplus_since.is_some(), group.want() < 0);
         }
         let named: usize = self.scopes.values().map(|scope| scope.groups.len()).sum();

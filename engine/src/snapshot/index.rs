@@ -23,6 +23,7 @@ use core::mem;
 use super::fifo::{Fifo, Place};
 use super::{Gx, InstallationEntry, JobEntry, JobPlace, Key, Px, Row, ScopeEntry, Snapshot, WorkerEntry};
 use crate::{
+    decision::WorkerFailure,
     facts::{Job, RunnerScope, Status, Worker},
     governor::Backoff,
     ids::{self, EntityId, EntityType, Image, InstallationId, JobId, OwnerId, Pool, Time, WorkerName},
@@ -65,6 +66,10 @@ pub struct Group {
     pub(crate) busy: u32,
     /// Of those, long busy with a job nobody has named.
     pub(crate) phantom: u32,
+    /// Their names, once somebody has asked for them and until they change.
+    phantoms: Option<Arc<[WorkerName]>>,
+    /// Of those that are active, being retired because nobody needs them.
+    pub(crate) retiring: u32,
     /// Of those, neither: their pods do not run yet.
     pub(crate) starting: u32,
     /// Since when there are more free workers than jobs.
@@ -242,6 +247,8 @@ pub(super) struct Contribution {
     /// Its pool, while no pod of it is in view.
     unplaced: Option<Px>,
     kind: Kind,
+    /// It is being retired as surplus.
+    retiring: bool,
 }
 
 /// Which count of its group an active worker is in, beside `active`.
@@ -312,6 +319,8 @@ impl Snapshot {
             active: 0,
             busy: 0,
             phantom: 0,
+            phantoms: None,
+            retiring: 0,
             starting: 0,
             surplus_since: None,
             held: Backoff::default(),
@@ -572,17 +581,42 @@ impl Snapshot {
             owner: self.owners.row_of(&worker.row.owner)?,
             unplaced,
             kind: if self.is_named(name) { Kind::Busy } else { Kind::unnamed(worker) },
+            retiring: worker.removing == Some(WorkerFailure::Surplus),
         })
+    }
+
+    /// A group's workers that are long busy with a job nobody has named.
+    pub(crate) fn phantoms(&mut self, gx: Gx) -> Arc<[WorkerName]> {
+        let group = &self.groups[gx as usize];
+        if let Some(known) = &group.phantoms {
+            return known.clone();
+        }
+        let is_phantom = |name: &&WorkerName| {
+            let counted = self.workers.get(name).and_then(|worker| self.contribution(name, worker));
+            counted.is_some_and(|it| it.group == gx && it.kind == Kind::Phantom)
+        };
+        let found: Arc<[WorkerName]> = match group.phantom {
+            0 => Arc::default(),
+            _ => self.scopes[group.scope].workers.iter().filter(is_phantom).cloned().collect(),
+        };
+        self.groups[gx as usize].phantoms = Some(found.clone());
+        found
     }
 
     /// Adds (`sign` 1) or takes back (-1) what a worker contributes.
     pub(super) fn count_worker(&mut self, counted: Option<Contribution>, sign: i32) {
-        let Some(Contribution { group: gx, owner: ox, unplaced, kind }) = counted else { return };
+        let Some(Contribution { group: gx, owner: ox, unplaced, kind, retiring }) = counted else { return };
         add(&mut self.active_workers, sign);
         let group = &mut self.groups[gx as usize];
         add(&mut group.active, sign);
         if let Some(count) = group.count(kind) {
             add(count, sign);
+        }
+        if retiring {
+            add(&mut group.retiring, sign);
+        }
+        if kind == Kind::Phantom {
+            group.phantoms = None;
         }
         let scope = group.scope;
         let owner = &mut self.owners[ox];

@@ -434,7 +434,9 @@ impl Snapshot {
                 Err(
                     GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. } | GitHubError::InstallationGone,
                 ) => entry.backoff.until = blocked,
-                Err(GitHubError::NotFound | GitHubError::RunnerBusy | GitHubError::Refused { .. }) => {
+                Err(
+                    GitHubError::NotFound | GitHubError::RunnerBusy | GitHubError::Torn | GitHubError::Refused { .. },
+                ) => {
                     entry.backoff.fail(now, &timeouts);
                 }
             }

@@ -111,7 +111,7 @@ async fn fill(bed: &Bed) {
     bed.store.record(vec![running, odd, job(3, 7)]).await.unwrap();
     let lease = bed.store.acquire("a test", Span::hours(1)).await.unwrap().unwrap();
     let name = "rise-riscv-runner-7-abcdefghi";
-    let reserve = Write::Reserve { worker: Box::new(worker(name, 7)), cap: None, phantom: 0 };
+    let reserve = Write::Reserve { worker: Box::new(worker(name, 7)), cap: None, phantoms: [].into() };
     let node = Some("node-<1>".into());
     let run = Write::WorkerRunning { name: WorkerName::from(name), at: Time(START.0 + 30_000), node };
     let writes = [reserve, run].map(|write| StoreWrite { write, diagnostics: None });

@@ -57,10 +57,12 @@ impl Sim {
         if self.strikes(Fault::RateLimitedTold) {
             let until = now + self.rng.between(MINUTE, 5 * MINUTE);
             self.github.accounts[account].blocked = until;
+            self.note("limits", account as i64, until, || format!("account {account} until {} s", until / SECOND));
             return refused(GitHubError::RateLimited { until: Some(self.told_time(until)) });
         }
         if self.strikes(Fault::RateLimitedUntold) {
             self.judge.note_untold(account, now);
+            self.note("limits", account as i64, 0, || format!("account {account}, without a time"));
             return refused(GitHubError::RateLimited { until: None });
         }
         let entry = &self.github.accounts[account];
@@ -178,7 +180,7 @@ impl Sim {
             }
             let calls = runners.len().div_ceil(PAGE).max(1) as u32;
             if sim.strikes(Fault::PagesDisagree) {
-                return (Err(GitHubError::Unavailable { message: String::from("pages") }), calls);
+                return (Err(GitHubError::Torn), calls);
             }
             (Ok(RunnerListing { asked_at, runners }), calls)
         })

@@ -392,9 +392,10 @@ impl Sim {
         entry.job = Some(id);
         entry.idle_since = None;
         entry.busy_from = now + lag;
-        let name = entry.name.text().clone();
+        let (worker, name) = (entry.name.clone(), entry.name.text().clone());
         let labels = entry.labels.clone();
         let strange = entry.strange;
+        self.judge_started(&worker);
         let Some(job) = self.github.jobs.get_mut(&id) else { return };
         job.state = JobState::Running;
         job.started = Some(now / SECOND * SECOND);

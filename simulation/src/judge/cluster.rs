@@ -8,14 +8,17 @@ use engine::{
 
 use crate::{
     cluster::{Pod, Whose},
-    register::Rare,
+    plan::What,
+    register::{Fault, Rare},
     run::{HOUR, MINUTE, SECOND, Sim},
 };
 
 use super::GRACE;
 
-/// Views may lag this much behind nodes that come and go (S6).
+/// Views lag this much behind the cluster when watches and calls fare badly, or whoever looks stands still (S6).
 const VIEW_LAG: i64 = 4 * MINUTE;
+/// And so much when all is well.
+const BRIEF_LAG: i64 = 10 * SECOND;
 
 impl Sim {
     pub(crate) fn judge_capacity_changes(&mut self) {
@@ -23,10 +26,26 @@ impl Sim {
         self.judge.offered.push_back((self.now, offered));
     }
 
+    /// How old what a leader knows of the cluster may be.
+    fn view_lag(&self) -> i64 {
+        let slows = |fault: Fault| {
+            use Fault::{ClusterAfter, ClusterBefore, ClusterTimeout, WatchBroken, WatchLate};
+            matches!(fault, ClusterAfter | ClusterBefore | ClusterTimeout | WatchBroken | WatchLate)
+        };
+        let lately = |from: i64, until: i64| from <= self.now && self.now < until + VIEW_LAG;
+        let slow = self.plan.window.iter().any(|it| slows(it.fault) && lately(it.from, it.until));
+        let paused = self.plan.deed.iter().any(|it| match it.what {
+            What::Pause { lasts, .. } => lately(it.at, it.at + lasts),
+            _ => false,
+        });
+        if slow || paused { VIEW_LAG } else { BRIEF_LAG }
+    }
+
     /// S6, S9 and S11 for a new pod.
     pub(crate) fn judge_pod_created(&mut self, worker: &Worker, pool: usize) {
         self.judge.last_change = self.now;
-        let recent = self.judge.offered.iter().filter(|(at, _)| self.now - at < VIEW_LAG).map(|(_, all)| all[pool]);
+        let lag = self.view_lag();
+        let recent = self.judge.offered.iter().filter(|(at, _)| self.now - at < lag).map(|(_, all)| all[pool]);
         let offered = recent.max().unwrap_or(0).max(self.cluster.offered(pool));
         let live = self.cluster.live(pool) + 1;
         // A pod whose maker was gone, or had given it up, when it came: its place was given to another, and who leads
@@ -59,7 +78,7 @@ impl Sim {
     /// S8, S12 and S17 for a deletion.
     pub(crate) fn judge_pod_deleted(&mut self, name: &WorkerName) {
         let Some(pod) = self.cluster.pods.get(name) else { return };
-        let (phase, finished, connected) = (pod.phase, pod.finished, pod.connected);
+        let (phase, finished, connected, uid) = (pod.phase, pod.finished, pod.connected, pod.uid.clone());
         let (created, whose) = (pod.created, pod.whose);
         if !phase.is_ended() {
             // One that has ended goes when its grace is over, however quiet it is then.
@@ -79,17 +98,28 @@ impl Sim {
         }
         let row = self.store.rows.worker(name).map(|row| (row.status, row.failure, row.completed_at));
         let Some((status, failure, completed_at)) = row else { return self.rare(Rare::OrphanPodDeleted) };
-        if completed_at.is_some_and(|at| at.0 - self.plan.epoch < created) {
-            self.rare(Rare::OrphanPodDeleted);
-        }
-        let quick =
-            failure.is_some_and(|failure| !matches!(failure, WorkerFailure::PodFailed | WorkerFailure::PodVanished));
+        let completed_at = completed_at.map(|at| at.0 - self.plan.epoch);
         if !status.is_ended() {
             return self.breaks("S12 grace", format!("pod {name} is deleted before its row has ended"));
+        }
+        if completed_at.is_some_and(|at| at < created) {
+            self.rare(Rare::OrphanPodDeleted);
         }
         if whose == Whose::Replaced {
             return;
         }
+        let of_its_pod = matches!(
+            failure,
+            Some(WorkerFailure::PodFailed | WorkerFailure::PodStuckPending | WorkerFailure::RunnerNeverRegistered)
+        );
+        if of_its_pod && !self.judge.diagnosed.contains(&uid) {
+            return self.breaks("S12 grace", format!("pod {name} is deleted, and no diagnostics of it were collected"));
+        }
+        // What was alive when its worker was failed is in the way, and goes as soon as it may; views may lag.
+        let lag = self.view_lag() + self.most_skew();
+        let was_alive = |at: i64| finished.is_none_or(|finished| finished + lag >= at);
+        let quick =
+            failure.is_some() && failure != Some(WorkerFailure::PodFailed) && completed_at.is_some_and(was_alive);
         let ended_for = finished.map_or(0, |at| self.now - at / SECOND * SECOND);
         if phase.is_ended() && !quick {
             if ended_for < GRACE - self.most_skew() {
@@ -100,6 +130,21 @@ impl Sim {
         }
     }
 
+    /// Whether the App is there, under the installation that a worker's row names, and no delivery has named another.
+    fn is_installed(&self, name: &WorkerName) -> bool {
+        self.store.rows.worker(name).is_some_and(|row| {
+            let Some(account) = self.account_of(row.entity.0) else { return false };
+            let it = &self.github.accounts[account];
+            let misled = self.judge.misled.contains_key(&account);
+            !it.removed && it.installation == row.installation.0 && !misled
+        })
+    }
+
+    /// A worker's failure is to be written once its pod's diagnostics are collected.
+    pub(crate) fn judge_diagnosed(&mut self, uid: &PodUid) {
+        self.judge.diagnosed.insert(uid.clone());
+    }
+
     pub(super) fn most_skew(&self) -> i64 {
         self.schedulers.iter().map(|it| it.offset.abs()).max().unwrap_or(0)
     }
@@ -107,7 +152,8 @@ impl Sim {
     /// S16 and S8 for a worker that is failed: is what was concluded true?
     pub(super) fn judge_failure(&mut self, name: &WorkerName, failure: WorkerFailure) {
         let pod = self.cluster.pods.get(name);
-        let alive = pod.is_some_and(|pod| !pod.phase.is_ended() && !pod.deleting && pod.whose == Whose::Ours);
+        let ours = pod.filter(|pod| pod.whose == Whose::Ours);
+        let alive = ours.is_some_and(|pod| !pod.phase.is_ended() && !pod.deleting);
         let runs_job = self.github.runner_of(name).is_some_and(|it| it.job.is_some());
         let (rare, untrue) = match failure {
             WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
@@ -134,7 +180,9 @@ impl Sim {
             WorkerFailure::JitRefused => (Some(Rare::JitGivenUp), false),
             WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
             WorkerFailure::InstallationSuspended => (Some(Rare::SuspendedBeforeStart), pod.is_some()),
-            WorkerFailure::NameTaken | WorkerFailure::PodFailed | WorkerFailure::InstallationGone => (None, false),
+            WorkerFailure::NameTaken => (None, !self.judge.minted.contains(name)),
+            WorkerFailure::PodFailed => (None, alive || ours.is_some_and(|pod| pod.phase == PodPhase::Succeeded)),
+            WorkerFailure::InstallationGone => (None, self.is_installed(name)),
         };
         if let Some(rare) = rare {
             self.rare(rare);

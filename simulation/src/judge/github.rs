@@ -19,6 +19,7 @@ impl Sim {
     /// S9: the runner carries its row's labels; S11: it has a row.
     pub(crate) fn judge_minted(&mut self, _account: usize, entry: &Entry) {
         self.judge.last_change = self.now;
+        self.judge.minted.insert(entry.name.clone());
         let Some(row) = self.store.rows.worker(&entry.name) else {
             return self.breaks("S11 owned", format!("runner {} has no worker row", entry.name));
         };
@@ -26,6 +27,11 @@ impl Sim {
             let what = format!("runner {} has labels that differ from its row's", entry.name);
             self.breaks("S9 exact-labels", what);
         }
+    }
+
+    /// A runner starts on its one job.
+    pub(crate) fn judge_started(&mut self, name: &WorkerName) {
+        self.judge.spent.insert(name.clone());
     }
 
     pub(crate) fn judge_runner_deleted(&mut self, name: &WorkerName) {

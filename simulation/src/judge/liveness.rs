@@ -1,6 +1,7 @@
 //! What must come about in time, looked at from when the plan's faults have stopped.
 
 use engine::{
+    decision::Action,
     facts::{Job, PodPhase, Status, Worker},
     ids::{EntityId, JobId, WorkerName},
 };
@@ -9,20 +10,20 @@ use crate::{
     cluster::{Pod, Whose},
     github::{Entry, JobState},
     register::Rare,
-    run::{HOUR, LOOK, MINUTE, SECOND, Sim},
+    run::{HOUR, MINUTE, SECOND, Sim},
     store::is_waiting,
 };
 
 use super::{GRACE, JIT_A_MINUTE, LISTED, RECOVERY, RESERVED, number};
 
 /// A worker for every job that has room (L1).
-const SERVED: i64 = 30 * SECOND + LOOK;
+const SERVED: i64 = 30 * SECOND;
 /// A lost delivery is made up for (L2).
-const MADE_UP: i64 = 5 * MINUTE + LOOK;
+const MADE_UP: i64 = 5 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
 /// A lost `completed` of a job on one of our runners (L2).
-const ENDED: i64 = 60 * SECOND + 15 * SECOND;
+const ENDED: i64 = 60 * SECOND;
 /// A change that only the sweep over all jobs finds: its period, and a little.
 const SWEPT: i64 = 3 * MINUTE + 30 * SECOND;
 /// An App's end is proven by calls over 15 s, and all its jobs are failed (L2).
@@ -78,6 +79,8 @@ struct PodLook {
     name: WorkerName,
     key: i64,
     unregistered: bool,
+    /// Its runner was there: that it is no more shows in its scope's next listing.
+    lost: bool,
     pending: bool,
     orphan: bool,
     old: bool,
@@ -109,7 +112,7 @@ impl Sim {
 
     /// Until when GitHub has refused, or advised to wait with, an account's calls.
     fn limited_until(&self, account: usize) -> i64 {
-        self.github.accounts[account].blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1))
+        self.github.accounts[account].blocked.max(self.judge.advised_until(account))
     }
 
     /// When service of an account is back to normal.
@@ -307,8 +310,8 @@ impl Sim {
                 continue;
             }
             // Whose installation no delivery has told of nobody can serve.
-            let told = |row: &Job| row.installation.0 != 0 || self.is_heard(row.entity, job.account);
-            let served = |row: &&Job| is_waiting(row) && told(row);
+            let named = |row: &Job| row.installation.0 != 0 || self.is_heard(row.entity, job.account);
+            let served = |row: &&Job| is_waiting(row) && named(row) && sight.told.contains(&row.entity.0);
             if let Some(row) = self.store.rows.job(JobId(*id)).filter(served)
                 && !groups.iter().any(|it| it.entity == row.entity && it.labels == row.labels)
             {
@@ -350,7 +353,8 @@ impl Sim {
             let unplaced = self.store.rows.workers().filter(unplaced).count() as i64;
             self.cluster.offered(pool) > self.cluster.live(pool) + unplaced
         });
-        let lately = |it: &Job| it.entity == row.entity && it.status == Status::Failed;
+        let just_failed = |it: &Job| self.judge.failed_at.get(&it.id).is_some_and(|at| self.now - at < LISTED);
+        let lately = |it: &Job| it.entity == row.entity && it.status == Status::Failed && just_failed(it);
         let untold = |(_, it): (&i64, &Entry)| {
             let job = it.job.filter(|_| it.entity == row.entity.0);
             job.is_some_and(|job| self.store.rows.job(JobId(job)).is_none_or(|row| row.status.is_ended()))
@@ -417,6 +421,7 @@ impl Sim {
             PodLook {
                 key: number(name),
                 unregistered: pod.phase == PodPhase::Running && away && active && healthy && !deleting && !works(name),
+                lost: pod.connected.is_some(),
                 pending: pod.phase == PodPhase::Pending && active && healthy && !deleting,
                 orphan: !ended && !deleting && !active && healthy && !busy,
                 old: ended && !deleting,
@@ -426,11 +431,12 @@ impl Sim {
         let ours = self.cluster.pods.iter().filter(|(_, pod)| pod.whose != Whose::Strangers);
         let judged: Vec<_> = ours.map(judged).collect();
         let kept = GRACE + 10 * MINUTE + self.most_skew();
-        for PodLook { name, key, unregistered, pending, orphan, old } in judged {
-            self.hold("L3 never-registered", key, unregistered, 150 * SECOND + LOOK, |_| {
+        for PodLook { name, key, unregistered, lost, pending, orphan, old } in judged {
+            let proof = 150 * SECOND + if lost { 2 * MINUTE } else { 0 };
+            self.hold("L3 never-registered", key, unregistered, proof, |_| {
                 format!("{name} runs and is not registered")
             });
-            self.hold("L3 stuck-pending", key, pending, 630 * SECOND + LOOK, |_| format!("{name} is pending"));
+            self.hold("L3 stuck-pending", key, pending, 630 * SECOND, |_| format!("{name} is pending"));
             self.hold("L4 orphan pod", key, orphan, CLEAN, |_| format!("pod {name} has no active worker"));
             self.hold("S12 kept too long", key, old, kept, |_| format!("pod {name} has ended and is still there"));
         }
@@ -445,7 +451,7 @@ impl Sim {
         };
         let judged: Vec<_> = active.map(judged).collect();
         for (name, status, orphan) in judged {
-            self.hold("L4 orphan worker", number(&name), orphan, CLEAN + LOOK, |_| {
+            self.hold("L4 orphan worker", number(&name), orphan, CLEAN, |_| {
                 format!("worker {name} is {status:?} and has no pod")
             });
         }
@@ -492,6 +498,26 @@ impl Sim {
         self.judge.done_at = None;
     }
 
+    /// L6: what is done while nothing is to do.
+    pub(crate) fn judge_chosen(&mut self, action: &Action) {
+        if self.judge.done_at.is_none_or(|at| self.now <= at + MINUTE) {
+            return;
+        }
+        let done = match action {
+            Action::ListRunners(_) | Action::ListPods | Action::ListDeliveries { .. } => {
+                self.judge.asked_since += 1;
+                return;
+            }
+            // The grace of a pod is over at any time, and what ghfe refuses is repeated ever more rarely.
+            Action::DeletePod { .. } | Action::Redeliver { .. } => return,
+            Action::Write { .. } => "something is written",
+            Action::PollJob { .. } => "a job is asked about",
+            Action::MintJit(_) | Action::CreatePod(_) | Action::CreateSecret { .. } => "a runner is made",
+            Action::DeleteRunner { .. } => "a runner is deleted",
+        };
+        *self.judge.done_since.entry(done).or_default() += 1;
+    }
+
     /// Whether it has been quiet since all that can end has ended.
     fn look_for_the_end(&mut self) -> bool {
         if !self.judge.settled {
@@ -509,6 +535,8 @@ impl Sim {
         let Some(done_at) = self.judge.done_at else {
             self.judge.done_at = Some(self.now);
             self.judge.decisions_at_done = decisions;
+            self.judge.done_since.clear();
+            self.judge.asked_since = 0;
             self.judge.left_at_done = self.store.rows.workers().any(|it| !it.status.is_ended());
             return false;
         };
@@ -523,6 +551,13 @@ impl Sim {
             let what =
                 format!("something changed {} s after all was done", (self.judge.last_change - done_at) / SECOND);
             self.breaks("L6 quiet", what);
+        }
+        let quiet = !self.plan.long && healthy && !self.judge.left_at_done;
+        if quiet && let Some((what, times)) = self.judge.done_since.first_key_value() {
+            self.breaks("L6 quiet", format!("{what}, {times} times, with nothing to do"));
+        }
+        if quiet && std::env::var("ASKED").is_ok() {
+            eprintln!("asked {} in {} s", self.judge.asked_since, quiet_for / SECOND);
         }
         // A tick every 15 s, and what the periodic readings wake: some dozens a minute at most.
         let rate = (decisions - self.judge.decisions_at_done) * 60 / (quiet_for / SECOND).max(1) as u64;

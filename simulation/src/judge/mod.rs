@@ -64,6 +64,10 @@ const RESERVED: i64 = 30;
 const LISTED: i64 = 3 * MINUTE + 45 * SECOND;
 /// The grace period (S12).
 const GRACE: i64 = 6 * HOUR;
+/// GitHub's advice for a refusal that names no time: at least so long (S14).
+const ADVISED: i64 = MINUTE;
+/// All calls of one moment, and those that were on their way then, are refused together.
+const ON_ITS_WAY: i64 = 10 * SECOND;
 
 /// What a job's accepted deliveries say, all together: the same in whatever order and however often they came.
 #[derive(Debug)]
@@ -84,6 +88,14 @@ pub struct Judge {
     repeated: BTreeMap<Arc<str>, u32>,
     /// What pools offered before each change, latest last.
     offered: VecDeque<(i64, Vec<i64>)>,
+    /// Workers whose entry was made on GitHub at some time.
+    minted: BTreeSet<WorkerName>,
+    /// Workers whose runner has had a job.
+    spent: BTreeSet<WorkerName>,
+    /// Pods whose diagnostics were collected before their worker was failed.
+    diagnosed: BTreeSet<PodUid>,
+    /// When each job was failed.
+    failed_at: BTreeMap<JobId, i64>,
     /// Entries that were online and without a job for some time when they were deleted.
     deleted_idle: BTreeMap<WorkerName, i64>,
     /// How long each job whose end was lost waits for those that were lost before it.
@@ -103,6 +115,9 @@ pub struct Judge {
     last_change: i64,
     done_at: Option<i64>,
     decisions_at_done: u64,
+    /// What was done since then that a quiet world has none of, by what it was; and how often something was only asked.
+    done_since: BTreeMap<&'static str, u64>,
+    asked_since: u64,
     /// Workers had not ended then that the leader cannot look after.
     left_at_done: bool,
     reachable: Vec<bool>,
@@ -116,9 +131,19 @@ pub struct Judge {
     heard: BTreeSet<(EntityId, i64)>,
     /// By account, since when this leader has been answered what is left of the hour. Until then it can only guess.
     shown: BTreeMap<usize, i64>,
-    /// By account, how often it was refused without being told until when, and until when it is advised to wait. A caller
-    /// may not hear of the answers in between.
-    untold: BTreeMap<usize, (u32, i64)>,
+    /// Accounts that were refused without being told until when.
+    untold: BTreeMap<usize, Untold>,
+}
+
+/// An account that was refused without being told until when.
+#[derive(Debug, Default)]
+struct Untold {
+    /// How often in a row. A caller may not hear of the answers in between.
+    times: u32,
+    /// When it last was, those not counted that were refused together with it.
+    last: Option<i64>,
+    /// Until when it is advised to wait.
+    until: i64,
 }
 
 impl Judge {
@@ -133,10 +158,22 @@ impl Judge {
 
     /// GitHub's advice for a refusal that names no time: a minute, and twice as long after each further one.
     pub(crate) fn note_untold(&mut self, account: usize, now: i64) {
-        let (times, until) = self.untold.entry(account).or_default();
-        // Whether a refusal counts as one more depends on when the earlier ones were heard of; here each does.
-        *until = (*until).max(now + (MINUTE << (*times).min(5)));
-        *times += 1;
+        let untold = self.untold.entry(account).or_default();
+        if untold.last.is_none_or(|last| now - last >= ON_ITS_WAY) {
+            untold.until = untold.until.max(now + (ADVISED << untold.times.min(5)));
+            untold.times += 1;
+            untold.last = Some(now);
+        }
+    }
+
+    /// When the next of what holds has held for as long as it may.
+    pub(crate) fn next_up(&self) -> Option<i64> {
+        (self.stale_at != i64::MAX && self.stale_at != 0).then_some(self.stale_at)
+    }
+
+    /// Until when an account is advised to wait, though it was not told.
+    fn advised_until(&self, account: usize) -> i64 {
+        self.untold.get(&account).map_or(0, |it| it.until)
     }
 }
 

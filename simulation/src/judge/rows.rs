@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{
     decision::{JobFailure, Write},
-    facts::{Job, Status, Worker, Written},
+    facts::{Job, PodPhase, Status, Worker, Written},
     ids::{EntityId, Epoch, JobId, OwnerId, Span, Time, WorkerName},
     labels::LabelSet,
 };
 
 use crate::{
-    github::Entry,
+    cluster::{Pod, Whose},
+    github::{self, Entry, JobState},
     register::Rare,
     run::{HOUR, MINUTE, SECOND, Sim},
     store::is_waiting,
@@ -30,8 +31,6 @@ const NAMED: i64 = 10 * MINUTE;
 pub(crate) struct Before {
     /// Jobs of the reservation's group that wait, and free workers that could serve them.
     demand: Option<(i64, i64)>,
-    /// Workers that the reservation counted as taken by nobody knew what; they may have been named since.
-    unnamed: i64,
     /// The row was there already; a job's had ended already. The write repeats one whose answer was lost, and changes nothing.
     repeated: bool,
 }
@@ -61,6 +60,9 @@ impl Sim {
                 } else if named > real && self.judge.misleading.insert((row.entity, named)) {
                     self.judge.misled.insert(account, self.now + MISLED);
                 }
+            }
+            if row.status == Status::Failed {
+                self.judge.failed_at.entry(id).or_insert(self.now);
             }
             self.judge.jobs.insert(id, row);
         }
@@ -160,9 +162,8 @@ impl Sim {
 
     pub(crate) fn judge_before_write(&mut self, write: &Write) -> Before {
         match write {
-            Write::Reserve { worker, phantom, .. } => Before {
-                demand: Some(self.demand(worker.entity, &worker.labels, 0)),
-                unnamed: i64::from(*phantom),
+            Write::Reserve { worker, .. } => Before {
+                demand: Some(self.demand_but_for_spent(worker.entity, &worker.labels)),
                 repeated: self.store.rows.worker(&worker.name).is_some(),
             },
             Write::JobFailed { id, .. } => {
@@ -182,6 +183,15 @@ impl Sim {
     /// A group's waiting jobs, and workers that serve or will serve them: active, named by no running job, and not
     /// executing one either, as far as could be known `lag` milliseconds later.
     pub(super) fn demand(&self, entity: EntityId, labels: &LabelSet, lag: i64) -> (i64, i64) {
+        self.supply_less(entity, labels, |name| self.is_busy_for(name, lag))
+    }
+
+    /// The same without workers whose runner has had its one job, known or not: they take no other.
+    fn demand_but_for_spent(&self, entity: EntityId, labels: &LabelSet) -> (i64, i64) {
+        self.supply_less(entity, labels, |name| self.judge.spent.contains(name) || self.is_busy_for(name, 0))
+    }
+
+    fn supply_less(&self, entity: EntityId, labels: &LabelSet, busy: impl Fn(&WorkerName) -> bool) -> (i64, i64) {
         let waiting = self.waiting_jobs(entity, labels);
         let mut free: Vec<&WorkerName> = self
             .store
@@ -189,7 +199,7 @@ impl Sim {
             .workers()
             .filter(|it| it.entity == entity && !it.status.is_ended() && it.labels == *labels)
             .map(|it| &it.name)
-            .filter(|name| !self.is_busy_for(name, lag))
+            .filter(|name| !busy(name))
             .collect();
         if free.is_empty() {
             return (waiting, 0);
@@ -212,7 +222,6 @@ impl Sim {
                 let since = entry.job.and_then(|job| self.github.jobs.get(&job)).and_then(|job| job.started);
                 since.is_some_and(|since| self.now - since >= lag)
             }
-            // Its one job may be over, and its end not known yet.
             None => lag == 0 && self.cluster.pods.get(name).is_some_and(|pod| pod.connected.is_some()),
         }
     }
@@ -227,12 +236,26 @@ impl Sim {
         }
         match write {
             Write::Reserve { worker, .. } => self.judge_reserved(worker, &before),
-            Write::WorkerRunning { name, .. } | Write::WorkerCompleted { name, .. } => self.judge_worker_row(name),
+            Write::WorkerRunning { name, .. } => {
+                self.judge_pod_told_of(name, "running", |pod| pod.phase != PodPhase::Pending);
+                self.judge_worker_row(name);
+            }
+            Write::WorkerCompleted { name, .. } => {
+                self.judge_pod_told_of(name, "completed", |pod| pod.phase == PodPhase::Succeeded);
+                self.judge_worker_row(name);
+            }
             Write::WorkerFailed { name, failure, .. } => {
                 self.judge_failure(name, *failure);
                 self.judge_worker_row(name);
             }
-            Write::JobRunning { id, .. } | Write::JobCompleted { id, .. } => self.judge_job_row(*id),
+            Write::JobRunning { id, .. } => {
+                self.judge_job_told_of(*id, "running", |job| job.attempt > 0);
+                self.judge_job_row(*id);
+            }
+            Write::JobCompleted { id, .. } => {
+                self.judge_job_told_of(*id, "completed", |job| job.state == JobState::Done);
+                self.judge_job_row(*id);
+            }
             Write::JobRequeued { id, at } => {
                 self.judge_requeued(*id, *at);
                 self.judge_job_row(*id);
@@ -248,6 +271,20 @@ impl Sim {
                 self.judge_job_failed(*id, *failure);
                 self.judge_job_row(*id);
             }
+        }
+    }
+
+    /// S16 for what a poll told of a job.
+    fn judge_job_told_of(&mut self, id: JobId, what: &str, so: impl FnOnce(&github::Job) -> bool) {
+        if self.github.jobs.get(&id.0).is_some_and(|job| !so(job)) {
+            self.breaks("S16 silence", format!("job {id} is written as {what}, which is not so"));
+        }
+    }
+
+    /// S16 for what a worker's pod told of it. Somebody may have made another under its name since.
+    fn judge_pod_told_of(&mut self, name: &WorkerName, what: &str, so: impl FnOnce(&Pod) -> bool) {
+        if self.cluster.pods.get(name).is_some_and(|pod| pod.whose == Whose::Ours && !so(pod)) {
+            self.breaks("S16 silence", format!("worker {name} is written as {what}, which its pod is not"));
         }
     }
 
@@ -311,7 +348,7 @@ impl Sim {
         }
         self.judge_worker_row(&worker.name);
         if let Some((waiting, free)) = before.demand
-            && waiting + before.unnamed <= free
+            && waiting <= free
         {
             let what = format!("{} is reserved for {waiting} waiting jobs and {free} free workers", worker.name);
             self.breaks("S5 no-over-provision", what);
@@ -413,7 +450,7 @@ impl Sim {
     fn is_troubled(&self, account: usize) -> bool {
         let faulty = self.now < self.plan.quiet_at + RECOVERY && !self.plan.window.is_empty();
         let told = self.judge.trouble.get(&account).is_some_and(|at| self.now - at < HOUR + 10 * MINUTE);
-        let blocked = self.github.accounts[account].blocked.max(self.judge.untold.get(&account).map_or(0, |it| it.1));
+        let blocked = self.github.accounts[account].blocked.max(self.judge.advised_until(account));
         // A leader whose clock is behind waits for the time that it was told by its own.
         let misled = self.judge.misled.get(&account).is_some_and(|until| self.now < *until);
         // That its App is suspended no more is found out by a call a minute (L7).

@@ -122,7 +122,8 @@ impl Sim {
                 let known = process.blocked.entry(installation).or_insert(*until);
                 *known = (*known).max(*until);
             }
-            Some(GitHubError::RateLimited { until: None } | GitHubError::Unavailable { .. }) => {}
+            Some(GitHubError::RateLimited { until: None }) => process.heed(installation),
+            Some(GitHubError::Unavailable { .. }) => {}
             Some(GitHubError::InstallationSuspended) => {
                 process.suspended.insert(installation);
             }
@@ -148,13 +149,15 @@ impl Sim {
             let what = format!("scheduler {s} provisions for installation {installation}, which is suspended");
             self.breaks("S14 budget", what);
         }
+        self.judge_chosen(&action);
         let term = self.schedulers[s].term;
         match action {
             Action::Write { write, diagnose } => {
                 if let Write::WorkerFailed { name, .. } = &write {
                     self.schedulers[s].vault.remove(name);
                 }
-                if diagnose.is_some() {
+                if let Some((_, uid)) = &diagnose {
+                    self.judge_diagnosed(uid);
                     let wait = self.rng.between(50, 2 * SECOND);
                     return self.to(s, wait, Inbox::Queue(id, Box::new(write)));
                 }

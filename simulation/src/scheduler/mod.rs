@@ -93,6 +93,16 @@ impl Scheduler {
         self.alive && self.snapshot.is_some()
     }
 
+    /// It was refused without being told until when: GitHub's advice is a minute at the least.
+    fn heed(&mut self, installation: InstallationId) {
+        let until = self.latest + Span(MINUTE);
+        let known = self.blocked.entry(installation).or_insert(until);
+        // What was refused together with it is no further refusal.
+        if self.latest >= *known {
+            *known = until;
+        }
+    }
+
     /// What it knows.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_deref()
@@ -265,9 +275,10 @@ impl Sim {
     fn begin_term(&mut self, s: usize, epoch: Epoch) {
         let seed = self.rng.bits();
         let snapshot = Snapshot::new(seed, &self.policy);
-        let until = self.now + LEASE;
+        let (until, clock) = (self.now + LEASE, self.clock(s));
         let process = &mut self.schedulers[s];
         process.term += 1;
+        process.latest = clock;
         process.epoch = Some(epoch);
         process.lease_until = until;
         process.snapshot = Some(Box::new(snapshot));
