@@ -7,13 +7,15 @@ use serde_json::json;
 use crate::{
     judge::Broken,
     metamorphic::{self, Differs, Relation},
-    mutants, parallel,
+    mutants,
+    panics::{PANIC, caught},
+    parallel,
     plan::Plan,
     profile::{Profile, draw},
     register::{Counts, Fault, Rare},
     replay::{self, Played, Setting},
     report::Outcome,
-    run::{run, run_checked},
+    run::{DETERMINISM, play, play_twice},
     shrink::shrink,
 };
 
@@ -77,20 +79,7 @@ pub fn profile_of(seed: u64, profile: Option<Profile>) -> Profile {
 /// the first run is held against the engine's own check.
 pub fn seed(seed: u64, profile: Profile, once: bool, check: bool) -> Outcome {
     let plan = Arc::new(draw(profile, seed));
-    let mut outcome = if check { run_checked(&plan, false) } else { run(&plan, false) };
-    if !once && outcome.broken.is_none() {
-        let again = run(&plan, false);
-        if again.hash != outcome.hash {
-            let (one, two) = (run(&plan, true).lines, run(&plan, true).lines);
-            let at = one.iter().zip(&two).position(|(a, b)| a != b).unwrap_or(one.len().min(two.len()));
-            let line = |lines: &[(i64, String)]| {
-                lines.get(at).map_or("nothing".to_owned(), |(at, text)| format!("{at} {text}"))
-            };
-            let what = format!("event {at} differs: {} / {}", line(&one), line(&two));
-            outcome.broken = Some(Broken { invariant: DETERMINISM, at: outcome.sim_ms, what });
-        }
-    }
-    outcome
+    if once { play(&plan, false, check) } else { play_twice(&plan, check) }
 }
 
 /// Runs many seeds on several threads.
@@ -133,11 +122,6 @@ pub fn sweep(options: &Sweep) -> Swept {
     swept
 }
 
-/// What two runs of one seed break that differ.
-const DETERMINISM: &str = "determinism";
-/// What a run that panics breaks.
-const PANIC: &str = "panic";
-
 /// Says on stderr, now and then, how far something is.
 struct Progress {
     on: bool,
@@ -179,22 +163,17 @@ impl Swept {
     }
 }
 
-/// The last events about what broke, for people.
-pub fn tell(plan: &Arc<Plan>, broken: &Broken) -> String {
-    let mut text = String::new();
-    if broken.invariant == PANIC {
-        let _ = writeln!(text, "it panicked: {}", broken.what);
-        return text;
-    }
-    let _ = write!(text, "{}", story(&run(plan, true).lines, broken));
-    text
+/// The last events about what broke, for people. `check`: the engine's own check looked on when it did.
+pub fn tell(plan: &Arc<Plan>, broken: &Broken, check: bool) -> String {
+    story(&play(plan, true, check).lines, broken)
 }
 
 /// What broke, and the lines of a trace about it.
 fn story(trace: &[(i64, String)], broken: &Broken) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{} broke at {:.3} s: {}", broken.invariant, broken.at as f64 / 1000.0, broken.what);
-    let named = objects(&broken.what);
+    // Of a panic the last events tell the most: it names lines of code.
+    let named = if broken.invariant == PANIC { Vec::new() } else { objects(&broken.what) };
     let about = |line: &&(i64, String)| {
         named.is_empty() || words(&line.1).any(|word| named.contains(&word)) || line.1.starts_with("BROKEN")
     };
@@ -290,28 +269,30 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
         "run" => {
             let seed = args.number("--seed")?.ok_or("run wants --seed N")?;
             let profile = profile_of(seed, args.profile()?);
-            let trace = args.value("--trace")?;
+            let (trace, check) = (args.value("--trace")?, args.flag("--check"));
             args.end()?;
-            let plan = Arc::new(draw(profile, seed));
-            show(
-                &plan,
-                trace.as_deref(),
-                &format!("{again} run --seed {seed} --profile {} --trace -", profile.as_str()),
-            )
+            let repeat = run_again(again, seed, profile, check);
+            match caught(|| draw(profile, seed)) {
+                Ok(plan) => show(&Arc::new(plan), trace.as_deref(), check, &format!("{repeat} --trace -")),
+                Err(what) => {
+                    println!("{PANIC} broke when the world was drawn: {what}\nagain: {repeat}");
+                    Ok(End::Broke)
+                }
+            }
         }
         "scenario" => {
             if args.0.is_empty() {
                 return Err(String::from("scenario wants a file"));
             }
             let file = args.0.remove(0);
-            let (trace, as_json) = (args.value("--trace")?, args.flag("--json"));
+            let (trace, as_json, check) = (args.value("--trace")?, args.flag("--json"), args.flag("--check"));
             args.end()?;
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
             let plan = Arc::new(Plan::parse(&text).map_err(|error| format!("{file}: {error}"))?);
             if as_json {
-                return Ok(scenario_as_json(&plan));
+                return Ok(scenario_as_json(&plan, check));
             }
-            show(&plan, trace.as_deref(), &format!("{again} scenario {file} --trace -"))
+            show(&plan, trace.as_deref(), check, &format!("{again} scenario {file}{} --trace -", flag(check)))
         }
         "replay" => {
             if args.0.is_empty() {
@@ -349,9 +330,11 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
         "shrink" => {
             let seed = args.number("--seed")?.ok_or("shrink wants --seed N")?;
             let profile = profile_of(seed, args.profile()?);
-            let file = args.value("--out")?;
+            let (file, check) = (args.value("--out")?, args.flag("--check"));
             args.end()?;
-            shrunk(&draw(profile, seed), file.as_deref())
+            let plan = caught(|| draw(profile, seed))
+                .map_err(|what| format!("seed {seed} has no world to shrink: drawing it panicked: {what}"))?;
+            shrunk(&plan, file.as_deref(), check)
         }
         "sweep" => {
             let (from, to) = args.seeds("sweep")?;
@@ -453,8 +436,18 @@ fn replayed(jobs: &[Played], settings: &[Setting], seed: u64, as_json: bool) -> 
     end
 }
 
-fn show(plan: &Arc<Plan>, trace: Option<&str>, repeat: &str) -> Result<End, String> {
-    let outcome = run(plan, trace.is_some());
+/// The option with which the engine's own check looks on, as it stands in a command line.
+fn flag(check: bool) -> &'static str {
+    if check { " --check" } else { "" }
+}
+
+/// The command that runs a seed as it was run.
+fn run_again(again: &str, seed: u64, profile: Profile, check: bool) -> String {
+    format!("{again} run --seed {seed} --profile {}{}", profile.as_str(), flag(check))
+}
+
+fn show(plan: &Arc<Plan>, trace: Option<&str>, check: bool, repeat: &str) -> Result<End, String> {
+    let outcome = play(plan, trace.is_some(), check);
     if let Some(file) = trace {
         let mut text = String::new();
         for (at, line) in &outcome.lines {
@@ -476,7 +469,7 @@ fn show(plan: &Arc<Plan>, trace: Option<&str>, repeat: &str) -> Result<End, Stri
     match &outcome.broken {
         None => Ok(End::Held),
         Some(broken) => {
-            print!("{}", tell(plan, broken));
+            print!("{}", tell(plan, broken, check));
             println!("again: {repeat}");
             Ok(End::Broke)
         }
@@ -484,8 +477,8 @@ fn show(plan: &Arc<Plan>, trace: Option<&str>, repeat: &str) -> Result<End, Stri
 }
 
 /// A scenario's end as the tool's JSON: what `sweep` says of a seed that failed, and how many were run.
-fn scenario_as_json(plan: &Arc<Plan>) -> End {
-    let outcome = run(plan, false);
+fn scenario_as_json(plan: &Arc<Plan>, check: bool) -> End {
+    let outcome = play(plan, false, check);
     let failed: Vec<_> = (outcome.broken.iter())
         .map(|broken| json!({ "seed": plan.seed, "invariant": broken.invariant, "what": broken.what }))
         .collect();
@@ -494,21 +487,32 @@ fn scenario_as_json(plan: &Arc<Plan>) -> End {
     end
 }
 
-fn shrunk(plan: &Plan, file: Option<&str>) -> Result<End, String> {
-    let outcome = run(&Arc::new(plan.clone()), false);
-    let Some(broken) = outcome.broken else {
+fn shrunk(plan: &Plan, file: Option<&str>, check: bool) -> Result<End, String> {
+    let Some(broken) = play_twice(&Arc::new(plan.clone()), check).broken else {
         println!("{} holds: nothing to shrink", plan.name);
         return Ok(End::Held);
     };
-    let small = shrink(plan, broken.invariant, |plan| eprintln!("down to {}", crate::shrink::size(plan)));
-    let outcome = run(&Arc::new(small.clone()), false);
-    let what = outcome.broken.map_or(String::new(), |broken| broken.what);
-    let text = format!("# {}: {what}\n# From {}.\n{}", broken.invariant, plan.name, small.write());
+    let small = shrink(plan, &broken, check, |plan| eprintln!("down to {}", crate::shrink::size(plan)));
+    // What it says of the small world: two runs that differ need not do so each time.
+    let again = play_twice(&Arc::new(small.clone()), check).broken;
+    let what = again.filter(|it| it.invariant == broken.invariant).unwrap_or(broken);
+    let with = if check { "# Run with --check.\n" } else { "" };
+    let text = format!("# {}: {}\n# From {}.\n{with}{}", what.invariant, what.what, plan.name, small.write());
     match file {
         Some(file) => std::fs::write(file, text).map_err(|error| format!("{file}: {error}"))?,
         None => print!("{text}"),
     }
     Ok(End::Broke)
+}
+
+/// The command that shows a sweep's failure again: that two runs differ shows when there are two.
+fn swept_again(again: &str, seed: u64, profile: Profile, invariant: &str, check: bool) -> String {
+    if invariant == DETERMINISM {
+        let (profile, check) = (profile.as_str(), flag(check));
+        format!("{again} sweep --seeds {seed}..{} --profile {profile}{check}", seed + 1)
+    } else {
+        run_again(again, seed, profile, check)
+    }
 }
 
 fn swept_end(swept: &Swept, options: &Sweep, as_json: bool, complete: bool, again: &str) -> End {
@@ -532,12 +536,12 @@ fn swept_end(swept: &Swept, options: &Sweep, as_json: bool, complete: bool, agai
         let first = seeds[0];
         eprintln!("{invariant}: {} seeds, the first {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
         let profile = profile_of(first, options.profile);
-        eprint!("{}", tell(&Arc::new(draw(profile, first)), &swept.failed[&first]));
-        if *invariant == DETERMINISM {
-            eprintln!("again: {again} sweep --seeds {first}..{} --profile {}", first + 1, profile.as_str());
-        } else {
-            eprintln!("again: {again} run --seed {first} --profile {}", profile.as_str());
+        let (broken, check) = (&swept.failed[&first], options.check);
+        match caught(|| draw(profile, first)) {
+            Ok(plan) => eprint!("{}", tell(&Arc::new(plan), broken, check)),
+            Err(_) => eprintln!("{PANIC} broke when the world was drawn: {}", broken.what),
         }
+        eprintln!("again: {}", swept_again(again, first, profile, invariant, check));
     }
     if !complete {
         eprintln!("not demanded: that every fault and rare state was reached (20,000 seeds of all profiles do)");
@@ -546,4 +550,19 @@ fn swept_end(swept: &Swept, options: &Sweep, as_json: bool, complete: bool, agai
         eprintln!("never reached: {}", missing.join(", "));
     }
     if swept.failed.is_empty() && missing.is_empty() { End::Held } else { End::Broke }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shows_a_failure_again_runs_as_the_sweep_did() {
+        let again = |invariant, check| swept_again("cargo sim", 7, Profile::Storm, invariant, check);
+        assert_eq!(again("L1 served", false), "cargo sim run --seed 7 --profile storm");
+        assert_eq!(again("L1 served", true), "cargo sim run --seed 7 --profile storm --check");
+        assert_eq!(again(PANIC, true), "cargo sim run --seed 7 --profile storm --check");
+        assert_eq!(again(DETERMINISM, false), "cargo sim sweep --seeds 7..8 --profile storm");
+        assert_eq!(again(DETERMINISM, true), "cargo sim sweep --seeds 7..8 --profile storm --check");
+    }
 }

@@ -14,6 +14,7 @@ pub mod github;
 pub mod judge;
 pub mod metamorphic;
 pub mod mutants;
+pub mod panics;
 pub mod parallel;
 pub mod plan;
 pub mod profile;

@@ -11,12 +11,13 @@ use crate::{
     cluster::Whose,
     github::JobState,
     judge::Broken,
+    panics::PANIC,
     register::Counts,
     run::{SECOND, Sim},
 };
 
 /// One run's end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The invariant that broke, if one did.
     pub broken: Option<Broken>,
@@ -112,6 +113,11 @@ impl Sim {
 }
 
 impl Outcome {
+    /// Of a world that could not be made.
+    pub(crate) fn panicked(what: String) -> Self {
+        Self { broken: Some(Broken { invariant: PANIC, at: 0, what }), ..Self::default() }
+    }
+
     pub(crate) fn of(sim: Sim) -> Self {
         let mut jobs = BTreeMap::new();
         let mut ends = BTreeMap::new();

@@ -17,6 +17,7 @@ use crate::{
     cluster::Cluster,
     github::GitHub,
     judge::{Broken, Judge},
+    panics::{PANIC, caught},
     plan::{Plan, What},
     register::{Counts, Fault, Rare},
     report::{Meter, Outcome},
@@ -32,6 +33,8 @@ pub const SECOND: i64 = 1000;
 pub const MINUTE: i64 = 60 * SECOND;
 /// One hour.
 pub const HOUR: i64 = 60 * MINUTE;
+/// What two runs of one plan break that differ.
+pub const DETERMINISM: &str = "determinism";
 /// How often liveness is looked at once the faults have stopped.
 pub(crate) const LOOK: i64 = 15 * SECOND;
 
@@ -273,24 +276,65 @@ pub struct Sim {
     look_at: i64,
 }
 
-/// Runs a plan with its own policy.
+/// Runs a plan with its own policy. A panic ends it as an invariant does that breaks, under the name [`PANIC`].
 pub fn run(plan: &Arc<Plan>, keep_text: bool) -> Outcome {
-    run_with(plan, plan.policy(), keep_text)
+    run_as(plan, None, keep_text, false)
 }
 
 /// The same with each decision held against [`engine::check`], beside this crate's own judge, which knows nothing of it.
 /// Everything else goes the same way; it takes a few times as long.
 pub fn run_checked(plan: &Arc<Plan>, keep_text: bool) -> Outcome {
-    let mut sim = Sim::new(plan, plan.policy(), keep_text);
-    sim.checks = true;
-    sim.go();
-    Outcome::of(sim)
+    run_as(plan, None, keep_text, true)
 }
 
 /// Runs a plan with a policy.
 pub fn run_with(plan: &Arc<Plan>, policy: Policy, keep_text: bool) -> Outcome {
-    let mut sim = Sim::new(plan, policy, keep_text);
-    sim.go();
+    run_as(plan, Some(policy), keep_text, false)
+}
+
+/// [`run_checked`], or [`run`].
+pub fn play(plan: &Arc<Plan>, keep_text: bool, check: bool) -> Outcome {
+    run_as(plan, None, keep_text, check)
+}
+
+/// Runs a plan twice, whatever the first run comes to: two different hashes are a failure of their own. With `check` the
+/// engine's own check looks on in the first run, and in the second if the first one failed: it may be what failed it.
+pub fn play_twice(plan: &Arc<Plan>, check: bool) -> Outcome {
+    twice(|keep_text, check| play(plan, keep_text, check), check)
+}
+
+fn twice(mut play: impl FnMut(bool, bool) -> Outcome, check: bool) -> Outcome {
+    let mut outcome = play(false, check);
+    let check = check && outcome.broken.is_some();
+    if play(false, check).hash != outcome.hash {
+        let (one, two) = (play(true, check).lines, play(true, check).lines);
+        let mut what = first_difference(&one, &two);
+        if let Some(broken) = &outcome.broken {
+            what = format!("{what}; one of two runs broke {}: {}", broken.invariant, broken.what);
+        }
+        outcome.broken = Some(Broken { invariant: DETERMINISM, at: outcome.sim_ms, what });
+    }
+    outcome
+}
+
+fn first_difference(one: &[(i64, String)], two: &[(i64, String)]) -> String {
+    let at = one.iter().zip(two).position(|(a, b)| a != b).unwrap_or(one.len().min(two.len()));
+    let line =
+        |lines: &[(i64, String)]| lines.get(at).map_or("nothing".to_owned(), |(at, text)| format!("{at} {text}"));
+    format!("event {at} differs: {} / {}", line(one), line(two))
+}
+
+/// With the plan's own policy when there is none.
+fn run_as(plan: &Arc<Plan>, policy: Option<Policy>, keep_text: bool, checks: bool) -> Outcome {
+    let made = caught(|| Sim::new(plan, policy.unwrap_or_else(|| plan.policy()), keep_text));
+    let mut sim = match made {
+        Ok(sim) => sim,
+        Err(what) => return Outcome::panicked(what),
+    };
+    sim.checks = checks;
+    if let Err(what) = caught(|| sim.go()) {
+        sim.panicked(what);
+    }
     Outcome::of(sim)
 }
 
@@ -490,6 +534,12 @@ impl Sim {
         }
     }
 
+    /// It panicked; no leader is asked what it waits for: what it knows may be half changed.
+    fn panicked(&mut self, what: String) {
+        self.note("BROKEN", 0, 0, || format!("{PANIC}: {what}"));
+        self.broken.get_or_insert(Broken { invariant: PANIC, at: self.now, what });
+    }
+
     /// Notes why jobs wait, in the leaders' own words: for the person who reads the trace.
     fn explain_waiting(&mut self) {
         if !self.trace.keeps_text() {
@@ -516,5 +566,57 @@ impl Sim {
 
     pub(crate) fn rare(&mut self, rare: Rare) {
         self.counts.rare(rare);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{Profile, draw};
+
+    fn plan(seed: u64) -> Arc<Plan> {
+        Arc::new(draw(Profile::Steady, seed))
+    }
+
+    /// Every run is of another world than the one before.
+    fn differing(plans: [Arc<Plan>; 2]) -> Outcome {
+        let mut runs = 0;
+        let play_next = |keep_text, check| {
+            runs += 1;
+            play(&plans[(runs + 1) % 2], keep_text, check)
+        };
+        twice(play_next, false)
+    }
+
+    #[test]
+    fn two_runs_that_differ_are_a_failure_also_when_one_has_failed() {
+        assert_eq!(play_twice(&plan(1), true).broken, None);
+        let broken = differing([plan(1), plan(2)]).broken.unwrap();
+        assert_eq!(broken.invariant, DETERMINISM);
+        assert!(broken.what.starts_with("event 5 differs: 74425 queue      job 103 / "), "{}", broken.what);
+        let mut fails = draw(Profile::Steady, 1);
+        fails.end = SECOND;
+        let broken = play_twice(&Arc::new(fails.clone()), false).broken.unwrap();
+        assert_ne!(broken.invariant, DETERMINISM);
+        let differs = differing([Arc::new(fails), plan(2)]).broken.unwrap();
+        assert_eq!(differs.invariant, DETERMINISM);
+        let told = format!("; one of two runs broke {}: {}", broken.invariant, broken.what);
+        assert!(differs.what.ends_with(&told), "{}", differs.what);
+    }
+
+    #[test]
+    fn a_panic_ends_a_run_as_what_breaks_does() {
+        let mut plan = draw(Profile::Steady, 1);
+        let at = plan.deed[0].at + SECOND;
+        plan.deed.insert(1, crate::plan::Deed { at, what: What::UseUp { account: 9 } });
+        let outcome = run(&Arc::new(plan.clone()), true);
+        let broken = outcome.broken.clone().unwrap();
+        assert_eq!((broken.invariant, broken.at, outcome.sim_ms), (PANIC, at, at));
+        assert!(outcome.lines.last().unwrap().1.contains(&broken.what), "{:?}", outcome.lines.last());
+        assert_eq!(run(&Arc::new(plan), false).hash, outcome.hash);
+        let mut none = draw(Profile::Steady, 1);
+        none.world.pool_of = vec![9];
+        none.world.strangers = Some(crate::plan::Strangers { takes: None, pool: 9, until: SECOND });
+        assert_eq!(run(&Arc::new(none), false).broken.unwrap().invariant, PANIC);
     }
 }

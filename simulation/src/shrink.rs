@@ -7,10 +7,12 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
+    judge::Broken,
+    panics::{PANIC, place},
     plan::{Plan, What, Window},
     profile::enough_time,
     register::Fault,
-    run::{MINUTE, SECOND, run},
+    run::{DETERMINISM, MINUTE, SECOND, play, play_twice},
 };
 
 /// Calls an hour that no small world uses up.
@@ -20,13 +22,20 @@ const PULL: i64 = SECOND;
 /// How long a job runs when that does not matter: the first that will do.
 const RUNS: [i64; 2] = [10 * SECOND, MINUTE];
 
-/// Makes a plan smaller for as long as `invariant` still breaks. `tell` hears of each smaller plan.
-pub fn shrink(plan: &Plan, invariant: &str, tell: impl FnMut(&Plan)) -> Plan {
+/// Makes a plan smaller for as long as it fails in the same way: the same invariant breaks, it panics in the same place, or
+/// two runs of it differ. `check`: the engine's own check looks on. `tell` hears of each smaller plan.
+pub fn shrink(plan: &Plan, broken: &Broken, check: bool, tell: impl FnMut(&Plan)) -> Plan {
     let fails = |plan: &Plan| {
-        let outcome = run(&Arc::new(plan.clone()), false);
-        outcome.broken.is_some_and(|broken| broken.invariant == invariant)
+        let plan = Arc::new(plan.clone());
+        let differs = broken.invariant == DETERMINISM;
+        let outcome = if differs { play_twice(&plan, check) } else { play(&plan, false, check) };
+        outcome.broken.is_some_and(|it| fails_alike(&it, broken))
     };
     shrink_by(plan, fails, tell)
+}
+
+fn fails_alike(one: &Broken, other: &Broken) -> bool {
+    one.invariant == other.invariant && (one.invariant != PANIC || place(&one.what) == place(&other.what))
 }
 
 /// Makes a plan smaller for as long as it still `fails`, however that is found out.
@@ -529,12 +538,29 @@ mod tests {
         plan.end = plan.quiet_at + 5 * HOUR;
         let what = What::Queue { job: 99, account: 0, repo: 1, labels: 0, runs: 9 * HOUR, held: 0 };
         plan.deed.push(Deed { at: 1_000, what });
-        let fails = |plan: &Plan| run(&Arc::new(plan.clone()), false).broken.map(|broken| broken.invariant);
-        let invariant = fails(&plan).unwrap();
-        let small = shrink(&plan, invariant, |_| ());
-        assert_eq!(fails(&small), Some(invariant));
+        let fails = |plan: &Plan| play(&Arc::new(plan.clone()), false, false).broken;
+        let broken = fails(&plan).unwrap();
+        let small = shrink(&plan, &broken, false, |_| ());
+        assert_eq!(fails(&small).unwrap().invariant, broken.invariant);
         assert!(matches!(small.deed[..], [Deed { what: What::Queue { job: 99, .. }, .. }]), "{small:?}");
         assert_eq!((small.window.len(), small.world.account.len(), small.world.pool.len()), (0, 1, 1));
+    }
+
+    /// A job of an account that there is not: no plan from a file has that.
+    #[test]
+    fn a_world_that_panics_panics_in_the_same_place_when_it_is_small() {
+        let mut plan = draw(Profile::Mixed, 4);
+        let what = What::Queue { job: 99, account: 7, repo: 1, labels: 0, runs: SECOND, held: 0 };
+        plan.deed.push(Deed { at: plan.quiet_at, what });
+        let fails = |plan: &Plan| play_twice(&Arc::new(plan.clone()), false).broken.unwrap();
+        let broken = fails(&plan);
+        assert_eq!(broken.invariant, PANIC);
+        assert!(broken.what.ends_with("but the index is 7"), "{}", broken.what);
+        let small = shrink(&plan, &broken, false, |_| ());
+        assert_eq!((small.deed.len(), small.window.len()), (1, 0), "{small:?}");
+        assert!(fails_alike(&fails(&small), &broken));
+        let elsewhere = Broken { what: broken.what.replace(".rs:", ".rs:1"), ..broken.clone() };
+        assert!(!fails_alike(&elsewhere, &broken));
     }
 
     /// Each try is a run.

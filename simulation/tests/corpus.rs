@@ -23,7 +23,7 @@ fn every_scenario_of_the_corpus_holds() {
         let (one, two) = (run_checked(&plan, false), run(&plan, false));
         assert_eq!(one.hash, two.hash, "{}", file.display());
         if let Some(broken) = one.broken {
-            panic!("{}: {}", file.display(), tell(&plan, &broken));
+            panic!("{}: {}", file.display(), tell(&plan, &broken, true));
         }
     }
 }

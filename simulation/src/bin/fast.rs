@@ -7,11 +7,11 @@ use simulation::cli::{End, command};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: fast run --seed N [--profile P] [--trace FILE]
+const USAGE: &str = "usage: fast run --seed N [--profile P] [--check] [--trace FILE]
        fast sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
        fast metamorphic --seeds A..B [--profile P] [--jobs J] [--json]
-       fast shrink --seed N [--profile P] [--out FILE]
-       fast scenario FILE [--trace FILE] [--json]";
+       fast shrink --seed N [--profile P] [--check] [--out FILE]
+       fast scenario FILE [--check] [--trace FILE] [--json]";
 
 fn main() -> ExitCode {
     // Whoever reads the first lines only (`| head`) ends it, without a word.

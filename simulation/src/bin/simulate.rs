@@ -10,18 +10,19 @@ use simulation::cli::{End, command};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profile P] [--trace FILE]
+const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profile P] [--check] [--trace FILE]
        cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
        cargo sim replay FILE [--seed N] [--policy FILE]... [--json]
-       cargo sim shrink --seed N [--depth fast|full] [--profile P] [--out FILE]
-       cargo sim scenario FILE [--depth fast|full] [--trace FILE] [--json]
+       cargo sim shrink --seed N [--depth fast|full] [--profile P] [--check] [--out FILE]
+       cargo sim scenario FILE [--depth fast|full] [--check] [--trace FILE] [--json]
        cargo sim draw --seed N [--profile P]         (prints a seed's world as a scenario file)
        cargo sim metamorphic --seeds A..B [--profile P] [--jobs J] [--json]
                                                      (a changed order, a restart, another epoch: the same end)
        cargo sim mutants [--only NAME] [--seeds N] [--json]
        cargo sim variants --seeds A..B                (full depth: calm worlds end the same, whatever is added that must not matter)
        cargo sim storm [--seed N] [--trace FILE]     (full depth: 10,000 webhooks, failovers of Postgres and leader)
-exit: 0 everything held, 1 an invariant broke, 2 usage
+exit: 0 everything held, 1 an invariant broke, two runs of a seed differed or a run panicked, 2 usage
+--check: each decision is held against the engine's own check, too; at full depth each is in any case.
 --trace -: to the terminal. The full depth is built when it is first asked for, which takes some minutes.";
 
 fn main() -> ExitCode {
