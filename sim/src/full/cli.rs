@@ -22,7 +22,7 @@ use simulation::{
     cli::profile_of,
     plan::Plan,
     profile::Profile,
-    run::SECOND,
+    run::{DETERMINISM, SECOND},
     shrink::{approach, attempt, digits, leave_out_of, shrink_by, size},
 };
 
@@ -33,14 +33,15 @@ use super::{
 };
 use crate::credentials::{Error, ModelKey};
 
-const USAGE: &str = "usage: full run --seed N [--profile P] [--trace FILE] [--report]
-       full sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--partial] [--json]
+const USAGE: &str = "usage: full run --seed N [--profile P] [--check] [--trace FILE] [--report]
+       full sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
        full variants --seeds A..B                 calm worlds end the same, whatever is added that must not matter
        full storm [--seed N] [--trace FILE]       ten thousand webhooks, a failover of Postgres, two of the leader
        full steady [--seed N] [--hours H]         a hundred jobs an hour, and how fast they are simulated
-       full scenario FILE [--trace FILE]          a world from a file of either depth
-       full shrink --seed N [--profile P] [--out FILE]   the least world that still breaks the same invariant
+       full scenario FILE [--check] [--trace FILE] [--json]   a world from a file of either depth
+       full shrink --seed N [--profile P] [--check] [--out FILE]   the least world that still breaks the same invariant
        full draw --seed N [--profile P]           prints a seed's world as such a file
+--check changes nothing: each decision is held against the engine's own check in any case
 LOGLEVEL in the environment: also show the service's own log on stderr";
 /// Lines of a failure's story.
 const STORY: usize = 30;
@@ -113,6 +114,11 @@ impl Args {
         self.0.len() < before
     }
 
+    /// Every decision is held against the engine's own check here, asked for or not.
+    fn check(&mut self) {
+        self.flag("--check");
+    }
+
     fn file(&mut self) -> Result<String, String> {
         if self.0.is_empty() { Err("which file?".to_owned()) } else { Ok(self.0.remove(0)) }
     }
@@ -146,31 +152,34 @@ fn command(args: Vec<String>) -> Result<bool, String> {
         "run" => {
             let seed = args.number("--seed")?.ok_or("run wants --seed N")?;
             let profile = profile_of(seed, args.profile()?);
-            let (trace, report) = (args.value("--trace")?, args.flag("--report"));
+            let (trace, says) = (args.value("--trace")?, args.says());
+            args.check();
             args.end()?;
-            let again = format!("dev/full run --seed {seed} --profile {} --trace -", profile.as_str());
-            one(trouble::draw(profile, seed), trace.as_deref(), report, &again)
+            let again = format!("{} --trace -", run_again(seed, profile));
+            one(trouble::draw(profile, seed), trace.as_deref(), says, &again)
         }
         "storm" => {
             let seed = args.number("--seed")?.unwrap_or(1);
-            let (trace, report) = (args.value("--trace")?, args.flag("--report"));
+            let (trace, says) = (args.value("--trace")?, args.says());
             args.end()?;
-            one(trouble::storm(seed), trace.as_deref(), report, &format!("dev/full storm --seed {seed} --trace -"))
+            one(trouble::storm(seed), trace.as_deref(), says, &format!("dev/full storm --seed {seed} --trace -"))
         }
         "steady" => {
             let (seed, hours) = (args.number("--seed")?.unwrap_or(1), args.number("--hours")?.unwrap_or(3));
-            let (trace, report) = (args.value("--trace")?, args.flag("--report"));
+            let (trace, says) = (args.value("--trace")?, args.says());
             args.end()?;
             let again = format!("dev/full steady --seed {seed} --hours {hours} --trace -");
-            one(trouble::steady(seed, hours.clamp(1, 1000) as i64), trace.as_deref(), report, &again)
+            one(trouble::steady(seed, hours.clamp(1, 1000) as i64), trace.as_deref(), says, &again)
         }
         "scenario" => {
             let file = args.file()?;
-            let (trace, report) = (args.value("--trace")?, args.flag("--report"));
+            let (trace, json) = (args.value("--trace")?, args.flag("--json"));
+            let says = if json { Says::Json } else { args.says() };
+            args.check();
             args.end()?;
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
             let plan = FullPlan::parse(&text).map_err(|error| format!("{file}: {error}"))?;
-            one(plan, trace.as_deref(), report, &format!("dev/full scenario {file} --trace -"))
+            one(plan, trace.as_deref(), says, &format!("dev/full scenario {file} --trace -"))
         }
         "draw" => {
             let seed = args.number("--seed")?.ok_or("draw wants --seed N")?;
@@ -183,6 +192,7 @@ fn command(args: Vec<String>) -> Result<bool, String> {
             let seed = args.number("--seed")?.ok_or("shrink wants --seed N")?;
             let plan = trouble::draw(profile_of(seed, args.profile()?), seed);
             let out = args.value("--out")?;
+            args.check();
             args.end()?;
             shrunk(plan, out.as_deref())
         }
@@ -203,15 +213,37 @@ fn keys() -> Result<(ModelKey, ModelKey), Error> {
     Ok((key.clone(), key))
 }
 
-fn one(plan: FullPlan, trace: Option<&str>, report: bool, again: &str) -> Result<bool, String> {
+/// What a run says of its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// For people: what broke, and its story.
+    Words,
+    /// For the tool itself, as a [`Report`].
+    Report,
+    /// For other tools, as the fast depth says it of a scenario.
+    Json,
+}
+
+impl Args {
+    fn says(&mut self) -> Says {
+        if self.flag("--report") { Says::Report } else { Says::Words }
+    }
+}
+
+/// The command that runs a seed once.
+fn run_again(seed: u64, profile: Profile) -> String {
+    format!("dev/full run --seed {seed} --profile {}", profile.as_str())
+}
+
+fn one(plan: FullPlan, trace: Option<&str>, says: Says, again: &str) -> Result<bool, String> {
     let keys = keys().map_err(|error| format!("the models' key cannot be made: {error}"))?;
-    let (name, begun) = (plan.plan.name.clone(), Instant::now());
-    let keeps = match (trace, report) {
+    let (name, seed, begun) = (plan.plan.name.clone(), plan.plan.seed, Instant::now());
+    let keeps = match (trace, says) {
         (Some(_), _) => Keeps::All,
-        (None, true) => Keeps::Nothing,
-        (None, false) => Keeps::Recent,
+        (None, Says::Words) => Keeps::Recent,
+        (None, Says::Report | Says::Json) => Keeps::Nothing,
     };
-    if !report {
+    if says != Says::Report {
         tell_how_far(name.clone());
     }
     let outcome = run(plan, keys, keeps);
@@ -227,9 +259,19 @@ fn one(plan: FullPlan, trace: Option<&str>, report: bool, again: &str) -> Result
             std::fs::write(file, text).map_err(|error| format!("{file}: {error}"))?;
         }
     }
-    if report {
-        println!("{}", serde_json::to_string(&Report::of(&outcome)).map_err(|error| error.to_string())?);
-        return Ok(outcome.broken.is_none());
+    match says {
+        Says::Words => {}
+        Says::Report => {
+            println!("{}", serde_json::to_string(&Report::of(&outcome)).map_err(|error| error.to_string())?);
+            return Ok(outcome.broken.is_none());
+        }
+        Says::Json => {
+            let failed: Vec<_> = (outcome.broken.iter())
+                .map(|broken| json!({ "seed": seed, "invariant": broken.invariant, "what": broken.what }))
+                .collect();
+            println!("{}", json!({ "seeds": 1, "failed": failed, "trace_hash": format!("{:016x}", outcome.hash) }));
+            return Ok(outcome.broken.is_none());
+        }
     }
     let seconds = outcome.sim_ms / 1000;
     println!(
@@ -324,6 +366,7 @@ fn sweep(mut args: Args) -> Result<bool, String> {
     let jobs = args.number("--jobs")?.map_or(cores, |jobs| jobs.max(1) as usize);
     let (once, partial, as_json) = (args.flag("--once"), args.flag("--partial"), args.flag("--json"));
     let first = args.flag("--first");
+    args.check();
     args.end()?;
     // Made before the others ask for it.
     keys().map_err(|error| format!("the models' key cannot be made: {error}"))?;
@@ -395,12 +438,18 @@ fn tell(swept: &Swept, binary: &PathBuf, profile: Option<Profile>, wall: f64, as
     for (invariant, seeds) in &by {
         eprintln!("{invariant}: {} seeds, the first {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
         eprintln!("  {}", swept.failed[&seeds[0]].what);
-        let name = profile_of(seeds[0], profile).as_str();
-        let told = Command::new(binary).args(["run", "--seed", &seeds[0].to_string(), "--profile", name]).output();
+        let profile = profile_of(seeds[0], profile);
+        let name = profile.as_str();
         if *invariant == DETERMINISM {
             eprintln!("again: dev/full sweep --seeds {}..{} --profile {name}", seeds[0], seeds[0] + 1);
-        } else if let Ok(told) = told {
-            eprint!("{}", String::from_utf8_lossy(&told.stdout));
+            continue;
+        }
+        let told = Command::new(binary).args(["run", "--seed", &seeds[0].to_string(), "--profile", name]).output();
+        let told = told.map(|told| String::from_utf8_lossy(&told.stdout).into_owned()).unwrap_or_default();
+        eprint!("{told}");
+        // A process that dies tells nothing, and what held this time has nothing to tell.
+        if !told.lines().any(|line| line.starts_with("again: ")) {
+            eprintln!("again: {}", run_again(seeds[0], profile));
         }
     }
     if !complete {
@@ -412,14 +461,14 @@ fn tell(swept: &Swept, binary: &PathBuf, profile: Option<Profile>, wall: f64, as
     swept.failed.is_empty() && missing.is_empty()
 }
 
-/// What two runs of one seed break that differ.
-const DETERMINISM: &str = "determinism";
+/// What a run breaks whose process says nothing of its end.
+const PROCESS: &str = "process";
 
 /// Runs a seed in two processes; two different hashes are a failure of their own.
 fn twice(binary: &PathBuf, seed: u64, profile: Option<Profile>, once: bool) -> Report {
     let profile = profile_of(seed, profile);
     let mut report = alone(binary, seed, profile);
-    if once || report.broken.as_ref().is_some_and(|broken| broken.invariant == "process") {
+    if once || report.broken.as_ref().is_some_and(|broken| broken.invariant == PROCESS) {
         return report;
     }
     let again = alone(binary, seed, profile);
@@ -444,7 +493,7 @@ fn report(binary: &PathBuf, command: &[&str]) -> Report {
         ends: (0, 0),
         faults: BTreeMap::new(),
         sometimes: BTreeMap::new(),
-        broken: Some(Fault { invariant: "process".to_owned(), at: 0, what }),
+        broken: Some(Fault { invariant: PROCESS.to_owned(), at: 0, what }),
     };
     match run {
         Err(error) => failed(error.to_string()),
@@ -504,18 +553,27 @@ fn variants(seeds: Range<u64>) -> Result<bool, String> {
 fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
     let binary = std::env::current_exe().map_err(|error| error.to_string())?;
     let draft = std::env::temp_dir().join(format!("full-shrink-{}.toml", std::process::id()));
-    let try_out = |plan: &FullPlan| -> Option<Fault> {
+    // Whether two runs differ shows when there are two.
+    let try_out = |plan: &FullPlan, twice: bool| -> Option<Fault> {
         let text = toml::to_string(plan).ok()?;
         // A world that names what it no longer has is none.
         FullPlan::parse(&text).ok()?;
         std::fs::write(&draft, text).ok()?;
-        report(&binary, &["scenario", &draft.to_string_lossy()]).broken
+        let run = || report(&binary, &["scenario", &draft.to_string_lossy()]);
+        let one = run();
+        let died = one.broken.as_ref().is_some_and(|broken| broken.invariant == PROCESS);
+        if twice && !died && run().hash != one.hash {
+            let what = format!("two runs of {} came to different hashes", plan.plan.name);
+            return Some(Fault { invariant: DETERMINISM.to_owned(), at: one.sim_ms, what });
+        }
+        one.broken
     };
-    let Some(first) = try_out(&best) else {
+    let Some(first) = try_out(&best, true) else {
         println!("{} holds: nothing to shrink", best.plan.name);
         return Ok(true);
     };
-    let fails = |plan: &FullPlan| try_out(plan).is_some_and(|broken| broken.invariant == first.invariant);
+    let differs = first.invariant == DETERMINISM;
+    let fails = |plan: &FullPlan| try_out(plan, differs).is_some_and(|broken| broken.invariant == first.invariant);
     let name = best.plan.name.clone();
     loop {
         let before = weight(&best);
@@ -538,7 +596,7 @@ fn shrunk(mut best: FullPlan, out: Option<&str>) -> Result<bool, String> {
             break;
         }
     }
-    let what = try_out(&best).map_or(String::new(), |broken| broken.what);
+    let what = try_out(&best, differs).map_or(String::new(), |broken| broken.what);
     // A draft that cannot be removed is only a small file among temporary ones.
     let _ = std::fs::remove_file(&draft);
     let world = toml::to_string(&best).map_err(|error| error.to_string())?;
