@@ -313,8 +313,11 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
                 settings.push(Setting::built_in()?);
             }
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
-            let jobs = replay::read(&text).map_err(|error| format!("{file}: {error}"))?;
-            let end = replayed(&jobs, &settings, seed, as_json);
+            let told = replay::read_all(&text).map_err(|error| format!("{file}: {error}"))?;
+            for (why, deliveries) in &told.left_out {
+                eprintln!("left out: {deliveries} of the capture's deliveries, {why}");
+            }
+            let end = replayed(&told.jobs, &settings, seed, as_json);
             if end == End::Broke {
                 eprintln!("again: {again} replay {file} --seed {seed}, with the same policies");
             }

@@ -5,7 +5,7 @@
 //! queued, how long it ran, and whether it was cancelled before; everything else is the simulation's.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt::Write as _,
     sync::Arc,
 };
@@ -16,11 +16,11 @@ use engine::{
     policy::{OwnerPolicy, Policy, Staging},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     plan::{Account, Deed, EPOCH, Plan, Pool, What, World},
-    report::{Meter, Outcome, Served},
+    report::{Calls, Meter, Outcome, Served},
     run::{HOUR, MINUTE, SECOND, run_with},
 };
 
@@ -54,38 +54,83 @@ pub struct Played {
     pub cancelled: Option<i64>,
 }
 
+/// What a capture tells of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Its jobs, by when they were queued.
+    pub jobs: Vec<Played>,
+    /// How many of its deliveries are not played, by why not.
+    pub left_out: BTreeMap<&'static str, usize>,
+}
+
+impl Told {
+    fn leaves_out(&mut self, why: &'static str) {
+        *self.left_out.entry(why).or_default() += 1;
+    }
+}
+
 /// Reads a capture: its jobs, by when they were queued.
 ///
 /// # Errors
-/// Which delivery cannot be understood, counted from 1, and why; or that there is no job in it.
+/// As [`read_all`].
 pub fn read(text: &str) -> Result<Vec<Played>, String> {
-    let mut deliveries = Vec::new();
-    for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-        match value.map_err(|error| format!("delivery {}: {error}", deliveries.len() + 1))? {
-            Value::Array(values) => deliveries.extend(values),
-            value => deliveries.push(value),
+    read_all(text).map(|told| told.jobs)
+}
+
+/// Reads a capture: its jobs, and what there is beside them. ghfe takes in, and so captures, bodies of which it reads next to
+/// nothing; what is not played is not looked into here either, as in `sim/src/capture.rs`.
+///
+/// # Errors
+/// Which delivery cannot be understood, counted from 1, and why; or that there is no job in it.
+pub fn read_all(text: &str) -> Result<Told, String> {
+    let mut deliveries: Vec<&RawValue> = Vec::new();
+    for value in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
+        let next = deliveries.len() + 1;
+        let value = value.map_err(|error| format!("delivery {next}: {error}"))?;
+        if value.get().starts_with('[') {
+            let values: Vec<&RawValue> =
+                serde_json::from_str(value.get()).map_err(|error| format!("delivery {next}: {error}"))?;
+            deliveries.extend(values);
+        } else {
+            deliveries.push(value);
         }
     }
+    let mut told = Told::default();
     let mut jobs: BTreeMap<i64, Played> = BTreeMap::new();
     let mut ends = Vec::new();
-    for (i, delivery) in deliveries.iter().enumerate() {
+    for (i, delivery) in deliveries.into_iter().enumerate() {
         let wrong = |what: &str| format!("delivery {}: {what}", i + 1);
         let (body, event, at) = parts(delivery).map_err(|what| wrong(&what))?;
         if event != "workflow_job" {
+            told.leaves_out("of events other than workflow_job");
             continue;
         }
-        let job = &body["workflow_job"];
-        let id = job["id"].as_i64().ok_or_else(|| wrong("workflow_job.id is missing"))?;
-        match body["action"].as_str() {
-            Some("queued") if !jobs.contains_key(&id) => {
-                jobs.insert(id, queued(id, body, at).map_err(|what| wrong(&what))?);
+        let head: Head = serde_json::from_str(body).map_err(|error| wrong(&error.to_string()))?;
+        let action = head.action.unwrap_or_default();
+        if !matches!(&*action, "queued" | "completed") {
+            told.leaves_out("of actions other than queued and completed");
+            continue;
+        }
+        let body: Value = serde_json::from_str(body).map_err(|error| wrong(&error.to_string()))?;
+        let id = body.pointer("/workflow_job/id").and_then(Value::as_i64).filter(|id| *id > 0);
+        let id = id.ok_or_else(|| wrong("workflow_job.id is missing or not positive"))?;
+        if action == "completed" {
+            ends.push((id, body, at));
+            continue;
+        }
+        match jobs.entry(id) {
+            Entry::Vacant(free) => {
+                free.insert(queued(id, &body, at).map_err(|what| wrong(&what))?);
             }
-            Some("completed") => ends.push((id, job, at)),
-            _ => {}
+            Entry::Occupied(_) => told.leaves_out("of jobs that were queued before"),
         }
     }
-    for (id, job, at) in ends {
-        let Some(played) = jobs.get_mut(&id) else { continue };
+    for (id, body, at) in ends {
+        let Some(played) = jobs.get_mut(&id) else {
+            told.leaves_out("of jobs of which no delivery says that they were queued");
+            continue;
+        };
+        let job = &body["workflow_job"];
         let ran = job["runner_name"].as_str().is_some_and(|name| !name.is_empty());
         match (ran, time(&job["started_at"]), time(&job["completed_at"])) {
             (true, Some(from), Some(to)) => played.runs = (to - from).max(SECOND),
@@ -93,12 +138,12 @@ pub fn read(text: &str) -> Result<Vec<Played>, String> {
             (false, _, to) => played.cancelled = Some((to.unwrap_or(at) - played.queued).max(0)),
         }
     }
-    let mut played: Vec<Played> = jobs.into_values().collect();
-    played.sort_by_key(|job| (job.queued, job.id));
-    if played.is_empty() {
+    told.jobs = jobs.into_values().collect();
+    told.jobs.sort_by_key(|job| (job.queued, job.id));
+    if told.jobs.is_empty() {
         return Err(String::from("the capture holds no queued workflow_job delivery"));
     }
-    Ok(played)
+    Ok(told)
 }
 
 /// Jobs as a capture in the form of `CAPTURE`, with the fields that [`read`] reads, which reads it as the same jobs.
@@ -134,17 +179,57 @@ fn stamp(time: i64) -> String {
     jiff::Timestamp::from_millisecond(time).map_or_else(|_| String::new(), |at| at.to_string())
 }
 
+/// A delivery in either form, with nothing looked into yet.
+#[derive(Deserialize)]
+struct Delivery<'a> {
+    #[serde(borrow)]
+    at: Option<&'a RawValue>,
+    #[serde(borrow)]
+    headers: Option<&'a RawValue>,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    #[serde(borrow)]
+    delivered_at: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event: Option<&'a RawValue>,
+    #[serde(borrow)]
+    request: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Request<'a> {
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Headers {
+    #[serde(rename = "x-github-event")]
+    event: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    action: Option<String>,
+}
+
+/// What a part holds, if it is of that kind.
+fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(raw?.get()).ok()
+}
+
 /// A delivery's body, event and time, in either form.
-fn parts(delivery: &Value) -> Result<(&Value, &str, i64), String> {
-    if let Some(payload) = delivery.pointer("/request/payload") {
-        let at = time(&delivery["delivered_at"]).ok_or("delivered_at is no time")?;
-        let event = delivery["event"].as_str().ok_or("event is missing")?;
-        return Ok((payload, event, at));
+fn parts(delivery: &RawValue) -> Result<(&str, String, i64), String> {
+    let neither = "it has neither request.payload (GitHub's log) nor at, headers and body (CAPTURE)";
+    let it: Delivery<'_> = serde_json::from_str(delivery.get()).map_err(|_| neither)?;
+    let at = |raw| part(raw).and_then(|text: Value| time(&text));
+    if let Some(payload) = part(it.request).and_then(|request: Request<'_>| request.payload) {
+        let at = at(it.delivered_at).ok_or("delivered_at is no time")?;
+        return Ok((payload.get(), part(it.event).ok_or("event is missing")?, at));
     }
-    let at = time(&delivery["at"])
-        .ok_or("it has neither request.payload (GitHub's log) nor at, headers and body (CAPTURE)")?;
-    let event = delivery.pointer("/headers/x-github-event").and_then(Value::as_str).unwrap_or_default();
-    Ok((&delivery["body"], event, at))
+    let at = at(it.at).ok_or(neither)?;
+    let event = part(it.headers).and_then(|headers: Headers| headers.event).unwrap_or_default();
+    Ok((it.body.map_or("null", RawValue::get), event, at))
 }
 
 fn time(value: &Value) -> Option<i64> {
@@ -154,8 +239,8 @@ fn time(value: &Value) -> Option<i64> {
 fn queued(id: i64, body: &Value, at: i64) -> Result<Played, String> {
     let missing = |what: &str| format!("{what} is missing");
     let owner = body.pointer("/repository/owner").ok_or_else(|| missing("repository.owner"))?;
+    // As ghfe reads them: null is none.
     let labels = body.pointer("/workflow_job/labels").and_then(Value::as_array);
-    let labels = labels.ok_or_else(|| missing("workflow_job.labels"))?;
     let repo = body.pointer("/repository/full_name").and_then(Value::as_str);
     let installation = body.pointer("/installation/id").and_then(Value::as_i64);
     Ok(Played {
@@ -164,7 +249,7 @@ fn queued(id: i64, body: &Value, at: i64) -> Result<Played, String> {
         user: owner["type"].as_str() == Some("User"),
         repo: repo.ok_or_else(|| missing("repository.full_name"))?.to_owned(),
         installation: installation.ok_or_else(|| missing("installation.id"))?,
-        labels: LabelSet::new(labels.iter().filter_map(Value::as_str)),
+        labels: LabelSet::new(labels.into_iter().flatten().filter_map(Value::as_str)),
         queued: at,
         runs: UNKNOWN,
         cancelled: None,
@@ -395,10 +480,15 @@ pub struct Fared {
     pub queue: [i64; 3],
     /// Seconds from reservation to connection, the same.
     pub start: [i64; 3],
-    /// Percent of the pool's board time, from the first job to the last job's end, in which a board ran a job; of pools.
+    /// Percent of the pool's board time, from the first job to the last job's end, in which a board ran a job; of pools: no
+    /// board is an owner's.
     pub utilisation: Option<f64>,
+    /// Percent of the time from the making of its pods to their ends in which they ran a job, when there were any.
+    pub in_use: Option<f64>,
     /// Minutes that runners were connected and had no job.
     pub idle_minutes: f64,
+    /// Calls to GitHub; of a pool without listings.
+    pub calls: Calls,
 }
 
 /// What a replay comes to.
@@ -428,12 +518,17 @@ pub fn replay(jobs: &[Played], setting: &Setting, seed: u64) -> Replayed {
     let ids: BTreeSet<i64> = outcome.jobs.values().map(|job| job.owner).collect();
     let pools = names.into_iter().map(|name| {
         let mut fared = fared(&outcome, |job| job.pool == *name, |key| key.0 == *name);
+        fared.calls = outcome.called.as_ref().and_then(|it| it.pools.get(name)).copied().unwrap_or_default();
         let busy: i64 = outcome.jobs.values().filter(|job| job.pool == *name).filter_map(ran).sum();
         let offered = (over - begun) * i64::from(setting.boards[name]);
         fared.utilisation = (offered > 0).then(|| 100.0 * busy as f64 / offered as f64);
         (name.clone(), fared)
     });
-    let owners = ids.into_iter().map(|id| (id, fared(&outcome, |job| job.owner == id, |key| key.1 == id)));
+    let owners = ids.into_iter().map(|id| {
+        let mut fared = fared(&outcome, |job| job.owner == id, |key| key.1 == id);
+        fared.calls = outcome.called.as_ref().and_then(|it| it.owners.get(&id)).copied().unwrap_or_default();
+        (id, fared)
+    });
     Replayed {
         name: setting.name.clone(),
         pools: pools.collect(),
@@ -459,12 +554,23 @@ fn fared(outcome: &Outcome, job: impl Fn(&Served) -> bool, meter: impl Fn(&(Stri
     let waited = jobs.iter().filter_map(|job| Some(job.started? - job.queued)).collect();
     let starts = meters.iter().flat_map(|meter| &meter.starts).map(|ms| ms / SECOND).collect();
     let idle: i64 = meters.iter().map(|meter| meter.idle).sum();
+    let live: i64 = meters.iter().map(|meter| meter.live).sum();
+    let busy: i64 = jobs.iter().filter_map(|job| ran(job)).sum();
     Fared {
         jobs: jobs.len(),
         queue: percentiles(waited),
         start: percentiles(starts),
         utilisation: None,
+        in_use: (live > 0).then(|| 100.0 * (busy * SECOND) as f64 / live as f64),
         idle_minutes: idle as f64 / MINUTE as f64,
+        calls: Calls::default(),
+    }
+}
+
+impl Fared {
+    /// Of calls, how many there were for each job.
+    fn per_job(&self, calls: u64) -> f64 {
+        calls as f64 / self.jobs.max(1) as f64
     }
 }
 
@@ -482,26 +588,37 @@ pub fn table(all: &[Replayed]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<32} {:<20} {:>6} {:>21} {:>17} {:>6} {:>10}",
-        "pool or owner", "policy", "jobs", "queue p50/p95/p99 s", "start p50/p95 s", "busy%", "idle min"
+        "{:<32} {:<20} {:>6} {:>21} {:>19} {:>6} {:>7} {:>9} {:>10}",
+        "pool or owner",
+        "policy",
+        "jobs",
+        "queue p50/p95/p99 s",
+        "start p50/p95/p99 s",
+        "busy%",
+        "in use%",
+        "idle min",
+        "calls/job"
     );
-    let mut line = |what: &str, name: &str, it: &Fared| {
-        let [p50, p95, p99] = it.queue;
-        let busy = it.utilisation.map_or(String::new(), |percent| format!("{percent:.1}"));
+    let mut line = |what: &str, name: &str, it: &Fared, calls: u64| {
+        let three = |[p50, p95, p99]: [i64; 3]| format!("{p50}/{p95}/{p99}");
+        let percent = |percent: Option<f64>| percent.map_or(String::new(), |percent| format!("{percent:.1}"));
         let _ = writeln!(
             text,
-            "{what:<32} {name:<20} {:>6} {:>21} {:>17} {busy:>6} {:>10.1}",
+            "{what:<32} {name:<20} {:>6} {:>21} {:>19} {:>6} {:>7} {:>9.1} {:>10.2}",
             it.jobs,
-            format!("{p50}/{p95}/{p99}"),
-            format!("{}/{}", it.start[0], it.start[1]),
-            it.idle_minutes
+            three(it.queue),
+            three(it.start),
+            percent(it.utilisation),
+            percent(it.in_use),
+            it.idle_minutes,
+            it.per_job(calls)
         );
     };
     let pools: BTreeSet<&String> = all.iter().flat_map(|it| it.pools.keys()).collect();
     for pool in pools {
         for it in all {
             if let Some(fared) = it.pools.get(pool) {
-                line(pool, &it.name, fared);
+                line(pool, &it.name, fared, fared.calls.single());
             }
         }
     }
@@ -509,7 +626,7 @@ pub fn table(all: &[Replayed]) -> String {
     for owner in owners {
         for it in all {
             if let Some(fared) = it.owners.get(owner) {
-                line(&format!("owner {owner}"), &it.name, fared);
+                line(&format!("owner {owner}"), &it.name, fared, fared.calls.all());
             }
         }
     }
@@ -520,6 +637,10 @@ pub fn table(all: &[Replayed]) -> String {
             it.name, it.calls_per_job, it.ignored
         );
     }
+    text.push_str(
+        "busy%: of all boards' time. in use%: of the time that pods were there. idle min: runners connected without a job.\n\
+         calls/job of a pool: without listings of runners, which are an owner's and no pool's.\n",
+    );
     text
 }
 
@@ -529,12 +650,21 @@ pub fn as_json(all: &[Replayed]) -> Value {
         json!({
             "jobs": it.jobs, "queue_seconds": { "p50": it.queue[0], "p95": it.queue[1], "p99": it.queue[2] },
             "start_seconds": { "p50": it.start[0], "p95": it.start[1], "p99": it.start[2] },
-            "utilisation_percent": it.utilisation, "over_provisioned_minutes": it.idle_minutes,
+            "utilisation_percent": it.utilisation, "in_use_percent": it.in_use,
+            "over_provisioned_minutes": it.idle_minutes,
+            "calls": { "polls": it.calls.polls, "jit": it.calls.mints, "deletions": it.calls.deletions },
+            "calls_per_job_without_listings": it.per_job(it.calls.single()),
         })
+    };
+    let owner = |it: &Fared| {
+        let mut value = fared(it);
+        value["calls"]["listings"] = it.calls.listings.into();
+        value["calls_per_job"] = it.per_job(it.calls.all()).into();
+        value
     };
     let one = |it: &Replayed| {
         let pools: BTreeMap<_, _> = it.pools.iter().map(|(name, it)| (name.clone(), fared(it))).collect();
-        let owners: BTreeMap<_, _> = it.owners.iter().map(|(id, it)| (id.to_string(), fared(it))).collect();
+        let owners: BTreeMap<_, _> = it.owners.iter().map(|(id, it)| (id.to_string(), owner(it))).collect();
         json!({
             "policy": it.name, "pools": pools, "owners": owners, "calls_per_job": it.calls_per_job,
             "ignored": it.ignored, "trace_hash": format!("{:016x}", it.outcome.hash),
@@ -597,6 +727,48 @@ mod tests {
         let mut job = delivery("queued", 1, "2026-05-13T15:00:00Z", json!({}));
         job["body"]["installation"] = Value::Null;
         assert_eq!(read(&job.to_string()).unwrap_err(), "delivery 1: installation.id is missing");
+        for id in [Value::Null, json!(0)] {
+            let mut job = delivery("completed", 1, "2026-05-13T15:00:00Z", json!({}));
+            job["body"]["workflow_job"]["id"] = id;
+            let what = "delivery 1: workflow_job.id is missing or not positive";
+            assert_eq!(read(&job.to_string()).unwrap_err(), what);
+        }
+    }
+
+    /// ghfe answers 200 to all of these, and captures them.
+    #[test]
+    fn what_is_not_played_may_be_anything_and_is_counted() {
+        let at = "2026-05-13T15:00:00Z";
+        let line = |event: &str, body: &str| {
+            format!(r#"{{"at":"{at}","headers":{{"x-github-event":"{event}"}},"body":{body}}}"#) + "\n"
+        };
+        let deep = format!(r#"{{"action":"waiting","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let unlabelled = delivery("queued", 2, at, json!({ "labels": null }));
+        let queued = delivery("queued", 1, at, json!({}));
+        let text = [
+            line("ping", r#"{"zen":1e999}"#),
+            line("push", r#"{"ref":"\ud800"}"#),
+            line("workflow_job", &deep),
+            line("workflow_job", r#"{"action":"waiting","workflow_job":-1}"#),
+            line("workflow_job", r#"{"action":"waiting"}"#),
+            line("workflow_job", "{}"),
+            format!("{unlabelled}\n{queued}\n{queued}\n"),
+            delivery("completed", 3, at, json!({})).to_string(),
+        ];
+        let told = read_all(&text.concat()).unwrap();
+        assert_eq!(
+            told.jobs.iter().map(|job| (job.id, job.labels.iter().count())).collect::<Vec<_>>(),
+            [(1, 1), (2, 0)]
+        );
+        let left_out: Vec<_> = told.left_out.into_iter().collect();
+        let expected = [
+            ("of actions other than queued and completed", 4),
+            ("of events other than workflow_job", 2),
+            ("of jobs of which no delivery says that they were queued", 1),
+            ("of jobs that were queued before", 1),
+        ];
+        assert_eq!(left_out, expected);
+        assert_eq!(replay(&told.jobs, &Setting::built_in().unwrap(), 1).ignored, 1);
     }
 
     #[test]
@@ -612,7 +784,7 @@ mod tests {
     #[test]
     fn fewer_boards_mean_longer_waits_and_busier_boards() {
         let text: String =
-            (0..12).map(|i| format!("{}\n", delivery("queued", i, "2026-05-13T15:00:00Z", json!({})))).collect();
+            (1..=12).map(|i| format!("{}\n", delivery("queued", i, "2026-05-13T15:00:00Z", json!({})))).collect();
         let jobs = read(&text).unwrap();
         let mut few = Setting::built_in().unwrap();
         few.boards.insert(String::from("scw-em-rv1"), 2);
@@ -620,5 +792,31 @@ mod tests {
         assert_eq!((&many.outcome.broken, &few.outcome.broken), (&None, &None));
         let (many, few) = (&many.pools["scw-em-rv1"], &few.pools["scw-em-rv1"]);
         assert!(few.queue[2] > many.queue[2] && few.utilisation > many.utilisation, "{few:?} {many:?}");
+    }
+
+    #[test]
+    fn calls_are_told_by_whom_they_are_for() {
+        let jobs = read(crate::capture::CAPTURE).unwrap();
+        let played = replay(&jobs, &Setting::built_in().unwrap(), 1);
+        let owners: Vec<Calls> = played.owners.values().map(|it| it.calls).collect();
+        let sum = |of: fn(&Calls) -> u64| -> (u64, u64) {
+            let pools = played.pools.values().map(|it| of(&it.calls)).sum();
+            (owners.iter().map(of).sum(), pools)
+        };
+        assert_eq!(sum(Calls::all).0, played.outcome.calls);
+        assert_eq!(sum(|calls| calls.listings).1, 0);
+        let (by_owners, by_pools) = sum(Calls::single);
+        assert_eq!(by_owners, by_pools);
+        assert!(sum(|calls| calls.mints).1 >= jobs.iter().filter(|job| job.cancelled.is_none()).count() as u64);
+        assert!(owners.iter().all(|calls| calls.polls > 0 && calls.mints > 0 && calls.listings > 0), "{owners:?}");
+        let told = as_json(std::slice::from_ref(&played));
+        let (pool, owner) = (&told[0]["pools"]["scw-em-rv1"], &told[0]["owners"]["9001"]);
+        assert!(pool.get("calls_per_job").is_none() && pool["calls_per_job_without_listings"].as_f64() > Some(0.0));
+        assert!(owner["calls_per_job"].as_f64() > owner["calls_per_job_without_listings"].as_f64());
+        for it in [pool, owner] {
+            assert!((1.0..=100.0).contains(&it["in_use_percent"].as_f64().unwrap()), "{it}");
+        }
+        let table = table(&[played]);
+        assert!(table.starts_with("pool or owner ") && table.contains("start p50/p95/p99 s"), "{table}");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::{
+    decision::Action,
     facts::Job,
     ids::{JobId, Time, WorkerName},
 };
@@ -43,6 +44,50 @@ pub struct Outcome {
     pub pods: u64,
     /// What supply cost, by pool and owner.
     pub meters: BTreeMap<(String, i64), Meter>,
+    /// What those calls were for, when that was counted: in replays.
+    pub called: Option<Called>,
+}
+
+/// Calls to GitHub by what they are for.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Calls {
+    /// About single jobs.
+    pub polls: u64,
+    /// For JIT configurations.
+    pub mints: u64,
+    /// To delete runners.
+    pub deletions: u64,
+    /// Pages of listings of runners.
+    pub listings: u64,
+}
+
+impl Calls {
+    /// Those that are about one job or one runner.
+    pub fn single(&self) -> u64 {
+        self.polls + self.mints + self.deletions
+    }
+
+    /// All of them.
+    pub fn all(&self) -> u64 {
+        self.single() + self.listings
+    }
+}
+
+/// Whom calls to GitHub were made for.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// By owner's id.
+    pub owners: BTreeMap<i64, Calls>,
+    /// By pool. A listing is of all runners of an organisation or a repository: it is no pool's.
+    pub pools: BTreeMap<String, Calls>,
+}
+
+/// An installation's call that is about to reach GitHub: whose it is, what it is for, and how many its account made before.
+pub(crate) struct Asked {
+    account: usize,
+    pool: Option<String>,
+    kind: fn(&mut Calls) -> &mut u64,
+    before: u64,
 }
 
 /// What the runners of one pool and owner cost. Milliseconds.
@@ -81,6 +126,42 @@ pub struct Served {
 }
 
 impl Sim {
+    /// Whose call this is, when that is counted.
+    pub(crate) fn asks(&self, action: &Action) -> Option<Asked> {
+        self.called.as_ref()?;
+        let rows = &self.store.rows;
+        let kind: fn(&mut Calls) -> &mut u64 = match action {
+            Action::PollJob { .. } => |calls| &mut calls.polls,
+            Action::MintJit(_) => |calls| &mut calls.mints,
+            Action::DeleteRunner { .. } => |calls| &mut calls.deletions,
+            Action::ListRunners(_) => |calls| &mut calls.listings,
+            _ => return None,
+        };
+        let (installation, pool) = match action {
+            Action::PollJob { id, installation, .. } => (*installation, rows.job(*id).map(|row| &row.pool)),
+            Action::MintJit(worker) => (worker.installation, Some(&worker.pool)),
+            Action::DeleteRunner { scope, name, .. } => {
+                (scope.installation, rows.worker(&WorkerName::new(name.clone())).map(|row| &row.pool))
+            }
+            Action::ListRunners(scope) => (scope.installation, None),
+            _ => return None,
+        };
+        let account = self.github.accounts.iter().position(|it| it.installation == installation.0)?;
+        let before = self.github.accounts[account].calls;
+        Some(Asked { account, pool: pool.map(|pool| pool.to_string()), kind, before })
+    }
+
+    /// Counts what a call came to.
+    pub(crate) fn meter_calls(&mut self, asked: Asked) {
+        let Some(called) = &mut self.called else { return };
+        let calls = self.github.accounts[asked.account].calls - asked.before;
+        let owner = called.owners.entry(self.plan.world.account[asked.account].id).or_default();
+        *(asked.kind)(owner) += calls;
+        if let Some(pool) = asked.pool {
+            *(asked.kind)(called.pools.entry(pool).or_default()) += calls;
+        }
+    }
+
     fn meter(&mut self, name: &WorkerName) -> Option<(&mut Meter, i64)> {
         let row = self.store.rows.worker(name)?;
         let created = row.created_at.0 - self.plan.epoch;
@@ -160,6 +241,7 @@ impl Outcome {
             calls: sim.github.accounts.iter().map(|it| it.calls).sum(),
             pods: sim.cluster.made,
             meters: sim.meters.clone(),
+            called: sim.called,
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     panics::{PANIC, caught},
     plan::{Plan, What},
     register::{Counts, Fault, Rare},
-    report::{Meter, Outcome},
+    report::{Called, Meter, Outcome},
     rng::Rng,
     scheduler::{Inbox, Reached, Scheduler},
     store::Store,
@@ -262,6 +262,8 @@ pub struct Sim {
     pub counts: Counts,
     /// What supply cost, by pool and owner.
     pub meters: BTreeMap<(String, i64), Meter>,
+    /// What calls to GitHub were for, when somebody wants to know.
+    pub(crate) called: Option<Called>,
     /// The call that takes effect right now is one that nobody waits for any more.
     pub(crate) late_call: bool,
     /// The call that has its effect now lay at GitHub since before another led.
@@ -287,7 +289,7 @@ pub fn run_checked(plan: &Arc<Plan>, keep_text: bool) -> Outcome {
     run_as(plan, None, keep_text, true)
 }
 
-/// Runs a plan with a policy.
+/// Runs a plan with a policy, and counts whom calls are for.
 pub fn run_with(plan: &Arc<Plan>, policy: Policy, keep_text: bool) -> Outcome {
     run_as(plan, Some(policy), keep_text, false)
 }
@@ -326,12 +328,13 @@ fn first_difference(one: &[(i64, String)], two: &[(i64, String)]) -> String {
 
 /// With the plan's own policy when there is none.
 fn run_as(plan: &Arc<Plan>, policy: Option<Policy>, keep_text: bool, checks: bool) -> Outcome {
+    let called = policy.is_some().then(Called::default);
     let made = caught(|| Sim::new(plan, policy.unwrap_or_else(|| plan.policy()), keep_text));
     let mut sim = match made {
         Ok(sim) => sim,
         Err(what) => return Outcome::panicked(what),
     };
-    sim.checks = checks;
+    (sim.checks, sim.called) = (checks, called);
     if let Err(what) = caught(|| sim.go()) {
         sim.panicked(what);
     }
@@ -355,6 +358,7 @@ impl Sim {
             trace: Trace::new(keep_text),
             counts: Counts::default(),
             meters: BTreeMap::new(),
+            called: None,
             late_call: false,
             unknown_call: false,
             caller_ahead: 0,
@@ -409,7 +413,9 @@ impl Sim {
             Event::PodGone(name, uid) => self.pod_gone(&name, &uid),
             Event::To { scheduler, term, inbox } => self.receive(scheduler, term, inbox),
             Event::Reach { scheduler, term, id, action, mute, lay } => {
+                let asked = self.asks(&action);
                 self.reach(Reached { scheduler, term, id, mute, lay }, *action);
+                asked.into_iter().for_each(|asked| self.meter_calls(asked));
             }
             Event::Write { scheduler, term, epoch, batch } => self.write_batch(scheduler, term, epoch, batch),
             Event::Start(scheduler) => self.start(scheduler),
