@@ -233,7 +233,19 @@ pub fn upset(world: &Arc<World>, upset: &Upset, lasts: i64) {
         Upset::Visit(node, pages) => visit(world, node, pages),
         Upset::RevokeTokens => world.github.with(|github, _| github.revoke_tokens()),
         Upset::RefuseGroups(status) => *lock(&world.groups_refused) = (status, world.now() + lasts),
-        Upset::DropGroups => world.github.with(|github, _| github.remove_groups()),
+        Upset::DropGroups => drop_groups(world),
+    }
+}
+
+/// Our runner groups are deleted, if there are any yet.
+fn drop_groups(world: &World) {
+    let any = world.github.with(|github, _| {
+        let any = !github.groups.is_empty();
+        github.remove_groups();
+        any
+    });
+    if any {
+        world.more(More::GroupsDeleted);
     }
 }
 

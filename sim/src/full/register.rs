@@ -42,6 +42,8 @@ pub enum More {
     TokenRefused,
     /// GitHub refused what is about runner groups.
     GroupsRefused,
+    /// Somebody deleted our runner groups.
+    GroupsDeleted,
     /// GitHub was away, and whatever it was sending was lost.
     GithubKilled,
     /// GitHub stood still: what it was asked hung, and nothing was sent.
@@ -56,7 +58,7 @@ pub enum More {
 
 impl More {
     /// All of them, with whether it is a fault.
-    pub const ALL: [(More, &'static str, bool); 22] = [
+    pub const ALL: [(More, &'static str, bool); 23] = [
         (More::GhfeKilled, "ghfe_killed", true),
         (More::GhfePaused, "ghfe_paused", true),
         (More::GhfeStopped, "ghfe_stopped", true),
@@ -74,6 +76,7 @@ impl More {
         (More::StoppedInTime, "stopped_in_time", false),
         (More::TokenRefused, "token_refused", true),
         (More::GroupsRefused, "groups_refused", true),
+        (More::GroupsDeleted, "groups_deleted", true),
         (More::GithubKilled, "github_killed", true),
         (More::GithubPaused, "github_paused", true),
         (More::ClusterPaused, "cluster_paused", true),
@@ -82,7 +85,10 @@ impl More {
     ];
 }
 
-/// Rare states that cannot be told from outside the production loop, or that this GitHub has no way into.
+/// Rare states that are not counted here. That a call waits for the governor's room, and that a leader steps down by itself,
+/// happen within the production loop, and nothing outside tells them from other waiting and from an end. Whether the group of
+/// a runner that took another's job still waits this GitHub does not look for; a deletion after the grace the judge holds to
+/// its time (S12) and does not count.
 const UNSEEN: [Rare; 4] = [Rare::Throttled, Rare::StolenServed, Rare::GraceOver, Rare::SteppedDown];
 
 /// Counts by kind.
