@@ -55,3 +55,16 @@ fn a_panic_is_told_like_any_failure() {
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!((end, told["failed"][0]["invariant"].as_str()), (1, Some("panic")));
 }
+
+#[test]
+fn a_replay_says_what_of_a_capture_it_leaves_out() {
+    let waiting =
+        r#"{"at":"2026-05-13T15:00:00Z","headers":{"x-github-event":"workflow_job"},"body":{"action":"waiting"}}"#;
+    let capture = format!("{waiting}\n{}", simulation::capture::CAPTURE);
+    let path = file("capture.jsonl", &capture);
+    let (end, told, said) = sim(&["replay", path.to_str().unwrap(), "--json"]);
+    let left_out = "left out: 1 of the capture's deliveries, of actions other than queued and completed\n";
+    assert_eq!((end, said.as_str()), (0, left_out));
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert!(told[0]["owners"]["9001"]["calls_per_job"].as_f64() > Some(0.0), "{told}");
+}
