@@ -12,7 +12,7 @@ use alloc::{
 use crate::{
     decision::{Action, Decision, Write},
     facts::{Status, Worker},
-    ids::{JobId, OwnerId, Pool, Time, WorkerName},
+    ids::{JobId, OwnerId, Pool, Span, Time, WorkerName},
     labels::LabelSet,
     policy::Policy,
     snapshot::{JobEntry, Snapshot, WorkerEntry},
@@ -265,7 +265,12 @@ fn check_pod_deletion(
         }
         return;
     }
-    let keeps = worker.is_none_or(|worker| worker.row.failure.is_none_or(|failure| failure.keeps_pod()));
+    let ended_before = |worker: &WorkerEntry| {
+        let times = pod.fact.finished_at.zip(worker.row.completed_at);
+        times.is_some_and(|(ended, failed)| ended + Span::secs(1) < failed)
+    };
+    let keeps = worker
+        .is_none_or(|worker| worker.row.failure.is_none_or(|failure| failure.keeps_pod()) || ended_before(worker));
     let ended_at =
         pod.fact.finished_at.or(worker.and_then(|worker| worker.row.completed_at)).unwrap_or(pod.fact.created_at);
     if keeps && now.since(ended_at) < policy.timeouts.grace {

@@ -134,6 +134,17 @@ const CASES: &[Case] = &[
             bench.reasons.extend(one.reasons);
         }
     }),
+    ("it stays when it had ended by itself before its worker was failed", |bench| {
+        let failure = WorkerFailure::RunnerLost;
+        let row = Worker { status: Status::Failed, failure: Some(failure), ..worker(OURS, 1, START) };
+        bench.apply(Change::Worker(Worker { completed_at: Some(bench.now), ..row }));
+        let finished_at = Some(bench.now - Span::secs(2));
+        bench.see(Pod { finished_at, ..pod(OURS, PodPhase::Succeeded, START) });
+        bench.tick(Span(6 * HOUR.0 - 2));
+        assert_eq!(bench.why(&Reason::NoGrace(failure)), None);
+        bench.tick(Span(2));
+        deletes(bench.why(&Reason::GraceOver));
+    }),
     ("one that is alive goes once GitHub has shown that its runner is not there", |bench| {
         ended(bench, Some(WorkerFailure::Surplus), PodPhase::Running);
         let reason = Reason::NoGrace(WorkerFailure::Surplus);

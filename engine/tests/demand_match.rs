@@ -5,6 +5,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{
+    decision::{Chosen, Reason, WorkerFailure},
     facts::*,
     ids::*,
     labels::LabelSet,
@@ -217,6 +218,26 @@ fn a_refused_reservation_is_tried_again_after_a_pause_and_not_before() {
         bench.decide();
         assert_eq!(bench.reservations().len(), 1, "{refusal:?}");
     }
+}
+
+/// It may have been refused because of that one.
+#[test]
+fn a_refused_reservation_is_tried_again_at_once_when_a_worker_of_its_group_has_ended() {
+    let mut bench = Bench::new(2);
+    let other = worker("rise-riscv-runner-1-other", 1, START);
+    bench.apply(Change::Worker(other.clone()));
+    (1..=2).for_each(|id| bench.apply(Change::Job(job(id, 1))));
+    bench.decide();
+    assert_eq!(bench.reservations().len(), 1);
+    let reserves = |it: &&Chosen| matches!(it.reason, Reason::Demand { .. });
+    let id = bench.open.iter().find(reserves).map(|it| it.id).unwrap();
+    bench.answer(id, Outcome::Written(Ok(Written::RefusedDemand)));
+    bench.decide();
+    assert!(bench.reservations().is_empty());
+    let failure = Some(WorkerFailure::PodVanished);
+    bench.apply(Change::Worker(Worker { status: Status::Failed, failure, completed_at: Some(bench.now), ..other }));
+    bench.decide();
+    assert_eq!(bench.reservations().len(), 2);
 }
 
 #[test]

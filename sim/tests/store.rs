@@ -347,7 +347,7 @@ async fn phantom_runners_are_no_supply(bench: Bench) {
     assert_eq!(bench.write(&lease, busy("x", &["w"])).await, Written::Done);
     // By the time of the write it has ended, or a job names it: it is not to be counted twice.
     bench.store.record(vec![job(2, 7)]).await.unwrap();
-    assert_eq!(bench.write(&lease, reserve("y", 7, None)).await, Written::Done);
+    assert_eq!(bench.write(&lease, busy("y", &["w"])).await, Written::Done);
     bench.write(&lease, failed("w", START, WorkerFailure::PodVanished)).await;
     assert_eq!(bench.write(&lease, busy("z", &["w"])).await, Written::RefusedDemand, "it has ended");
     bench.store.record(vec![Job { status: Status::Running, assignment: on("x", START), ..job(1, 7) }]).await.unwrap();

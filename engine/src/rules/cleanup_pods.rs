@@ -99,8 +99,11 @@ fn ended(turn: &mut Turn<'_>, name: &WorkerName) {
     let row = &worker.row;
     let completed_at = row.completed_at.or(row.running_at).unwrap_or(row.created_at);
     let Some(pod) = turn.s.pod(name) else { return forget_later(turn, name, completed_at) };
-    let quick = worker.row.failure.filter(|failure| !failure.keeps_pod());
     let finished_at = pod.fact.finished_at.unwrap_or(completed_at);
+    // One that had ended by itself when its worker was failed held nobody up, and shows how it ended (S12). The cluster
+    // tells whole seconds.
+    let failed_alive = finished_at + Span::secs(1) >= completed_at;
+    let quick = worker.row.failure.filter(|failure| !failure.keeps_pod() && failed_alive);
     let (entity, since) = (worker.row.entity, worker.touched_at);
     if !pod.fact.phase.is_ended() {
         let reason = quick.map_or(Reason::OrphanPod, Reason::NoGrace);

@@ -145,6 +145,7 @@ async fn answer_github(world: &Arc<World>, call: &Call, request: Request, next: 
     let reset = header(&response, "x-ratelimit-reset").filter(|_| exhausted);
     if let Some(account) = call.account.filter(|_| response.status().is_success()) {
         judge::answered(world, account);
+        judge::shown(world, account);
     }
     if let (Some(account), Some(reset)) = (call.account, reset) {
         judge::told_until(world, call.caller, account, reset * 1000);

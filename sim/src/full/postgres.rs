@@ -176,7 +176,7 @@ fn commit(world: &World, request: Request) -> (Reply, bool) {
             world.note("commit", installation.0, 1, || format!("fail installation {installation}"));
             let mut database = lock(&world.database);
             let failed = database.rows.fail_installation(installation, failure, at);
-            judge::jobs_written(world, &database, &failed);
+            judge::installation_failed(world, &database, &failed, failure);
             (Reply::Failed(failed), true)
         }
         Request::Acquire(ttl) => {

@@ -521,6 +521,7 @@ impl Sim {
     }
 
     pub(crate) fn reinstall(&mut self, account: usize, installation: i64) {
+        self.judge.note_back(account);
         self.counts.fault(Fault::Reinstalled);
         let entry = &mut self.github.accounts[account];
         entry.removed = false;
@@ -535,6 +536,7 @@ impl Sim {
             self.send(account, Body::Installation { action: "suspend", installation });
         } else {
             self.github.accounts[account].back_at = Some(self.now);
+            self.judge.note_back(account);
             if self.waits_in(account) {
                 self.counts.rare(Rare::OutlivedSuspension);
             }
@@ -553,9 +555,12 @@ impl Sim {
     pub(crate) fn use_up(&mut self, account: usize) {
         self.counts.fault(Fault::HourUsedUp);
         let now = self.now;
+        // All, or all but some that are kept for provisioning (S14).
+        let some = self.rng.chance(50);
         let entry = &mut self.github.accounts[account];
         entry.renew(now);
-        entry.used = entry.limit;
+        let left = if some { entry.limit / 10 } else { 0 };
+        entry.used = entry.used.max(entry.limit - left);
         self.judge.note_used_up(account, now);
     }
 }

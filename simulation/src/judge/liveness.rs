@@ -110,9 +110,12 @@ impl Sim {
         self.limited_until(account).max(troubled_until).max(misled_until)
     }
 
-    /// Until when GitHub has refused, or advised to wait with, an account's calls.
+    /// Until when GitHub has refused, or advised to wait with, an account's calls. A time that it named is one by its clock,
+    /// and a leader whose own is behind waits for it by that.
     fn limited_until(&self, account: usize) -> i64 {
-        self.github.accounts[account].blocked.max(self.judge.advised_until(account))
+        let told = self.github.accounts[account].blocked;
+        let told = if told > 0 { told + self.most_skew() } else { 0 };
+        told.max(self.judge.advised_until(account))
     }
 
     /// When service of an account is back to normal.

@@ -147,8 +147,16 @@ struct Untold {
 }
 
 impl Judge {
+    /// Others have used up most of an account's hour, or all of it: nobody knows before the next answer.
     pub(crate) fn note_used_up(&mut self, account: usize, now: i64) {
         self.trouble.insert(account, now);
+        self.shown.remove(&account);
+    }
+
+    /// An account's App is back. That it is suspended no more a call a minute finds out, out of what is kept (S14): nothing
+    /// could be provisioned before. Of a new installation nobody knows what it has left.
+    pub(crate) fn note_back(&mut self, account: usize) {
+        self.shown.remove(&account);
     }
 
     /// What is left of an account's hour was answered.

@@ -3,7 +3,7 @@
 use engine::{
     decision::WorkerFailure,
     facts::Worker,
-    ids::{Time, WorkerName},
+    ids::{Span, Time, WorkerName},
 };
 use serde_json::Value;
 use simulation::{
@@ -163,7 +163,10 @@ fn pod_deleted(world: &World, call: &Call, name: &str) {
     if lock(&world.judge).replaced.contains_key(name) {
         return;
     }
-    let quick = failure.is_some_and(|it| !matches!(it, WorkerFailure::PodFailed | WorkerFailure::PodVanished));
+    // What was alive when its worker was failed is in the way, and goes as soon as it may; views may lag.
+    let lag = Span(VIEW_LAG + world.most_skew());
+    let was_alive = |at: Time| ended.is_none_or(|ended| ended + lag >= at);
+    let quick = failure.is_some_and(|it| it != WorkerFailure::PodFailed) && completed_at.is_some_and(was_alive);
     let ended_for = ended.map_or(0, |at| world.time().since(Time(at.0 / SECOND * SECOND)).0);
     if is_ended(phase) && !quick && ended_for < GRACE - world.most_skew() {
         world.breaks("S12 grace", format!("pod {name} is deleted {} minutes after its end", ended_for / MINUTE));

@@ -18,7 +18,7 @@ use super::{
         trouble::Upset,
         world::{Node, World, lock},
     },
-    RECOVERY, Spent, account_of, parts, touched,
+    RECOVERY, RESERVED, Spent, account_of, parts, touched,
 };
 use crate::world::github::{GitHub, JobState, Scope};
 
@@ -26,6 +26,8 @@ use crate::world::github::{GitHub, JobState, Scope};
 const REQUEST: i64 = MINUTE;
 /// A call on its way when an answer named a time is no call after it (S14).
 const ON_ITS_WAY: i64 = 2 * SECOND;
+/// An answer is read this long after it was given, at the latest.
+const READ: i64 = 30 * SECOND;
 /// Points an installation may spend a minute (S14): a read costs 1, a write 5.
 const POINTS: i64 = 900;
 
@@ -56,7 +58,11 @@ fn told_in(world: &World, caller: Node, account: i64, wait: i64) {
     // The caller counts from when it hears of it, by its own clock.
     let own = (world.clock(caller))().0 + wait;
     let mut judge = lock(&world.judge);
-    judge.told.insert((caller, life, account), (now, own));
+    // The longest counts.
+    let told = judge.told.entry((caller, life, account)).or_insert((now, own));
+    if own >= told.1 {
+        *told = (now, own);
+    }
     // An hour that is used up; a bucket of another's clock may be a little later.
     let until = now + wait + RECOVERY;
     let trouble = judge.trouble.entry(account).or_insert(until);
@@ -207,9 +213,35 @@ fn scope(github: &GitHub, parts: &[&str]) -> Option<Scope> {
     }
 }
 
-/// S9, S11 and S17 for a call that is about to have its effect.
+/// An answer to an installation's call told what is left of its hour.
+pub fn shown(world: &World, account: i64) {
+    let now = world.now();
+    lock(&world.judge).shown.entry(account).or_insert(now);
+}
+
+/// S14: of an hour's calls some are kept for provisioning, which polls do not touch.
+fn reserve(world: &World, account: i64) {
+    let now = world.now();
+    let knows = lock(&world.judge).shown.get(&account).is_some_and(|&shown| now - shown > READ);
+    let time = world.time();
+    let quota = world.github.peek(|github| github.accounts.get(&account).map(|it| it.quota));
+    let Some(quota) = quota.filter(|quota| knows && time < quota.reset_at) else { return };
+    let (left, limit) = (i64::from(quota.limit) - i64::from(quota.used), i64::from(quota.limit));
+    // With none left it is refused.
+    if left > 0 && left < limit * (RESERVED - 10) / 100 {
+        let what = format!("a job of account {account} is asked about with {left} of {limit} calls left");
+        world.breaks("S14 budget", what);
+    }
+}
+
+/// S9, S11, S14 and S17 for a call that is about to have its effect.
 pub fn before_github(world: &World, call: &Call) {
     let parts = parts(&call.path);
+    if let (Some(account), "GET", ["repos", _, _, "actions", "jobs", _]) =
+        (call.account, call.method.as_str(), parts.as_slice())
+    {
+        reserve(world, account);
+    }
     if call.method == http::Method::POST && parts.last() == Some(&"generate-jitconfig") {
         lock(&world.judge).last_change = world.now();
         let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();

@@ -17,7 +17,7 @@ use super::{
         postgres::{Database, is_waiting},
         world::{Node, World, lock},
     },
-    GRACE, JIT_A_MINUTE, RECOVERY, account_of, cap, is_ended, live, offered, pod,
+    GRACE, JIT_A_MINUTE, RECOVERY, RESERVED, account_of, cap, is_ended, live, offered, pod,
     rows::{demand, kept},
 };
 use crate::world::{
@@ -33,8 +33,6 @@ const SERVED: i64 = 30 * SECOND + LOOK;
 const MADE_UP: i64 = 5 * MINUTE + LOOK;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
 const OFTEN: u32 = 5;
-/// Of an hour's calls, so many percent are kept for provisioning.
-const RESERVED: i64 = 30;
 /// Deliveries that an App can have repeated in a minute: 900 points at 5 points each, and some are needed twice.
 const REPEATED: i64 = 150;
 /// A lost `completed` of a job on one of our runners (L2).
@@ -107,6 +105,7 @@ pub fn look(world: &World) -> bool {
         look.at_jobs();
         look.at_runners();
         look.at_pods();
+        look.at_secrets();
         look.at_workers();
     }
     look.for_the_end()
@@ -411,7 +410,11 @@ impl Look<'_> {
             let unmet = waiting > free && room && place;
             // A runner that a job took of which no row tells shows as busy in the next listing only, and that a worker which runs
             // has no runner any more in the next ones.
-            let lately = |row: &Job| row.entity.0 == entity && row.status == Status::Failed;
+            let just_failed = |row: &Job| {
+                let failed_at = lock(&self.world.judge).failed_at.get(&row.id).copied();
+                failed_at.is_some_and(|at| self.now - at < LISTED)
+            };
+            let lately = |row: &Job| row.entity.0 == entity && row.status == Status::Failed && just_failed(row);
             let untold = |it: &Runner| {
                 let job = it.job.filter(|_| scope_of(it) == entity);
                 job.is_some_and(|job| self.database.rows.job(JobId(job)).is_none_or(|row| row.status.is_ended()))
@@ -508,6 +511,22 @@ impl Look<'_> {
             self.hold("L3 stuck-pending", key, pending, 630 * SECOND + LOOK, || format!("{name} is pending"));
             let orphan = !ended && !deleting && !active && healthy && !busy;
             self.hold("L4 orphan pod", key, orphan, CLEAN, || format!("pod {name} has no active worker"));
+        }
+    }
+
+    /// L4: a Secret of ours goes with its pod.
+    fn at_secrets(&self) {
+        let left: Vec<String> = self.world.cluster.peek(|cluster| {
+            let ours =
+                |key: &&Key| key.name.starts_with("rise-riscv-runner-") && !self.world.strangers.contains(&key.name);
+            let alone = cluster.secrets.keys().filter(ours).filter(|key| !cluster.pods.contains_key(*key));
+            alone.map(|key| key.name.clone()).collect()
+        });
+        // What is not held any more has gone.
+        let keys: BTreeSet<i64> = left.iter().map(|name| number(name)).collect();
+        lock(&self.world.judge).held.retain(|it, _| it.0 != "L4 orphan secret" || keys.contains(&it.1));
+        for name in left {
+            self.hold("L4 orphan secret", number(&name), true, CLEAN, || format!("Secret {name} has no pod"));
         }
     }
 

@@ -25,11 +25,14 @@ use crate::world::{
 
 pub use cluster::{before_cluster, break_watches, capacity_changed, replaced, watches_broken};
 pub use github::{
-    after_github, answered, before_github, blocked, clock_jumps, delivered, github_called, reinstalled,
+    after_github, answered, before_github, blocked, clock_jumps, delivered, github_called, reinstalled, shown,
     suspension_ends, told_to_wait, told_until, untold,
 };
 pub use liveness::{end, ends, look, troubled};
-pub use rows::{accepted, after_write, before_write, fenced, granted, jobs_written, read, recording, what, writing};
+pub use rows::{
+    accepted, after_write, before_write, fenced, granted, installation_failed, jobs_written, read, recording, what,
+    writing,
+};
 
 /// What a call of an installation weighed (S14).
 #[derive(Debug)]
@@ -57,6 +60,10 @@ pub struct Judge {
     trouble: BTreeMap<i64, i64>,
     untold: BTreeMap<i64, Untold>,
     points: BTreeMap<i64, VecDeque<Spent>>,
+    /// When each job was failed.
+    failed_at: BTreeMap<JobId, i64>,
+    /// By account, since when this leader has been answered what is left of the hour. Until then it can only guess.
+    shown: BTreeMap<i64, i64>,
     /// When leadership was granted last.
     granted_at: i64,
     /// What pools offered at each change, latest last.
@@ -112,6 +119,8 @@ struct Untold {
 const RECOVERY: i64 = 2 * MINUTE;
 /// JIT calls that an installation's points of a minute allow, beside those for what else is asked: a crowd is served at that rate.
 const JIT_A_MINUTE: i64 = 160;
+/// Of an hour's calls, so many percent are kept for provisioning.
+const RESERVED: i64 = 30;
 /// The grace period (S12).
 const GRACE: i64 = 6 * HOUR;
 

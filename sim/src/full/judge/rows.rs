@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine::{
     decision::{JobFailure, WorkerFailure, Write},
     facts::{Job, Status, Worker, Written},
-    ids::{EntityId, Epoch, JobId, Span, Time, WorkerName},
+    ids::{EntityId, Epoch, JobId, OwnerId, Span, Time, WorkerName},
     labels::LabelSet,
 };
 use simulation::{
@@ -20,7 +20,11 @@ use super::{
         postgres::{Database, is_waiting},
         world::{World, lock},
     },
-    JIT_A_MINUTE, RECOVERY, Told, account_of, cap, github, is_ended, pod, troubled,
+    JIT_A_MINUTE, RECOVERY, Told, account_of, cap, github as calls, is_ended, pod, troubled,
+};
+use crate::world::{
+    github::{self, JobState},
+    kubernetes::Phase,
 };
 
 /// So long it may take until a later installation that a delivery named is found to be none.
@@ -35,8 +39,6 @@ const NAMED: i64 = 10 * MINUTE;
 pub struct Before {
     /// Jobs of the reservation's group that wait, and free workers that could serve them.
     demand: Option<(i64, i64)>,
-    /// Workers that the reservation counted as taken by nobody knew what; they may have been named since.
-    unnamed: i64,
     /// The row was there already.
     repeated: bool,
 }
@@ -75,6 +77,9 @@ pub fn jobs_written(world: &World, database: &Database, ids: &[JobId]) {
         let old = judge.jobs.insert(id, row.status);
         if old != Some(row.status) {
             judge.last_change = world.now();
+        }
+        if row.status == Status::Failed {
+            judge.failed_at.entry(id).or_insert(world.now());
         }
         judge.moved.insert(row.owner, world.now());
         drop(judge);
@@ -137,12 +142,13 @@ pub fn granted(world: &World, database: &mut Database, epoch: Epoch) {
     {
         let mut judge = lock(&world.judge);
         judge.heard.clear();
+        judge.shown.clear();
         judge.misleading.clear();
         // Rows tell it of one JIT call for each worker, and of one deletion for each that has failed within the last minute. How
         // often a call was tried and when it was counted while GitHub stood still, they do not tell: that is no part of what it may
         // spend (S14).
         let now = world.now();
-        if github::stood_still(world).any(|(_, until)| (until..until + MINUTE).contains(&now)) {
+        if calls::stood_still(world).any(|(_, until)| (until..until + MINUTE).contains(&now)) {
             judge.points.clear();
         }
         let time = world.time().0;
@@ -184,9 +190,8 @@ pub fn fenced(world: &World) {
 /// What there is before a write.
 pub fn before_write(world: &World, database: &Database, write: &Write) -> Before {
     match write {
-        Write::Reserve { worker, phantom, .. } => Before {
-            demand: Some(demand(world, database, worker)),
-            unnamed: i64::from(*phantom),
+        Write::Reserve { worker, .. } => Before {
+            demand: Some(demand_but_for_spent(world, database, worker)),
             repeated: database.rows.worker(&worker.name).is_some(),
         },
         _ => Before::default(),
@@ -196,6 +201,16 @@ pub fn before_write(world: &World, database: &Database, write: &Write) -> Before
 /// Waiting jobs of a worker's group, and workers that serve or will serve them: active, named by no running job, and not
 /// executing one either, as far as could be known.
 pub(super) fn demand(world: &World, database: &Database, like: &Worker) -> (i64, i64) {
+    supply_less(database, like, |name| was_busy_lately(world, name))
+}
+
+/// The same without workers whose runner has had its one job, known or not: they take no other.
+fn demand_but_for_spent(world: &World, database: &Database, like: &Worker) -> (i64, i64) {
+    let spent = |name: &str| world.github.peek(|github| github.spent.contains(name));
+    supply_less(database, like, |name| spent(name) || was_busy_lately(world, name))
+}
+
+fn supply_less(database: &Database, like: &Worker, busy: impl Fn(&str) -> bool) -> (i64, i64) {
     let group = |job: &&Job| job.entity == like.entity && job.labels == like.labels;
     let waiting = database.rows.jobs().filter(group).filter(|job| is_waiting(job)).count() as i64;
     let running = |job: &&Job| job.status == Status::Running && !job.is_requeued();
@@ -211,7 +226,7 @@ pub(super) fn demand(world: &World, database: &Database, like: &Worker) -> (i64,
         .filter(|it| it.entity == like.entity && it.labels == like.labels && !it.status.is_ended())
         .filter(|it| !named.contains(it.name.as_str()))
         .collect();
-    let free = candidates.into_iter().filter(|it| !was_busy_lately(world, it.name.as_str())).count() as i64;
+    let free = candidates.into_iter().filter(|it| !busy(it.name.as_str())).count() as i64;
     (waiting, free)
 }
 
@@ -239,12 +254,27 @@ pub fn after_write(world: &World, database: &Database, write: &Write, written: W
     }
     match write {
         Write::Reserve { worker, .. } => reserved(world, database, worker, &before),
-        Write::WorkerRunning { name, .. } | Write::WorkerCompleted { name, .. } => worker_row(world, database, name),
+        Write::WorkerRunning { name, .. } => {
+            pod_told_of(world, name, "running", |phase| phase != Phase::Pending);
+            worker_row(world, database, name);
+        }
+        Write::WorkerCompleted { name, .. } => {
+            pod_told_of(world, name, "completed", |phase| phase == Phase::Succeeded);
+            worker_row(world, database, name);
+        }
         Write::WorkerFailed { name, failure, .. } => {
             worker_failed(world, database, name, *failure);
             worker_row(world, database, name);
         }
-        Write::JobRunning { id, .. } | Write::JobCompleted { id, .. } => jobs_written(world, database, &[*id]),
+        Write::JobRunning { id, .. } => jobs_written(world, database, &[*id]),
+        Write::JobCompleted { id, .. } => {
+            // S16: GitHub has said so, and takes nothing back.
+            let over = |job: &github::Job| matches!(job.state, JobState::Completed(_));
+            if world.github.peek(|github| github.jobs.get(&id.0).is_some_and(|job| !over(job))) {
+                world.breaks("S16 silence", format!("job {id} is written as completed, which is not so"));
+            }
+            jobs_written(world, database, &[*id]);
+        }
         Write::JobRequeued { id, at } => {
             lock(&world.judge).requeued.insert(*id);
             // S16: it has left what it started on before then.
@@ -265,6 +295,23 @@ pub fn after_write(world: &World, database: &Database, write: &Write, written: W
             jobs_written(world, database, &[*id]);
         }
     }
+}
+
+/// S16 for what a worker's pod told of it. Somebody may have made another under its name since.
+fn pod_told_of(world: &World, name: &WorkerName, what: &str, so: impl FnOnce(Phase) -> bool) {
+    let phase = world.cluster.peek(|cluster| pod(cluster, name.as_str()).map(|pod| pod.phase));
+    let replaced = lock(&world.judge).replaced.contains_key(name.as_str());
+    if phase.is_some_and(|phase| !replaced && !so(phase)) {
+        world.breaks("S16 silence", format!("worker {name} is written as {what}, which its pod is not"));
+    }
+}
+
+/// S1 and S2 for the jobs that ghfe fails when a delivery says that their installation is gone.
+pub fn installation_failed(world: &World, database: &Database, ids: &[JobId], failure: JobFailure) {
+    for id in ids {
+        job_failed(world, database, *id, failure);
+    }
+    jobs_written(world, database, ids);
 }
 
 /// S1: a job is failed only for a reason that is true.
@@ -323,13 +370,18 @@ fn reserved(world: &World, database: &Database, worker: &Worker, before: &Before
     }
     worker_row(world, database, &worker.name);
     if let Some((waiting, free)) = before.demand
-        && waiting + before.unnamed <= free
+        && waiting <= free
     {
         let what = format!("{} is reserved for {waiting} waiting jobs and {free} free workers", worker.name);
         world.breaks("S5 no-over-provision", what);
     }
-    let cap = cap(world, worker.owner);
-    let owned = database.rows.workers().filter(|it| it.owner == worker.owner && !it.status.is_ended()).count();
+    // Whose it is, by the world's word and not by the row's.
+    let (owner, owned) = world.github.peek(|github| {
+        let owner = account_of(github, worker.entity.0);
+        let same = |it: &&Worker| account_of(github, it.entity.0) == owner && !it.status.is_ended();
+        (owner, database.rows.workers().filter(same).count())
+    });
+    let cap = cap(world, owner.map_or(worker.owner, OwnerId));
     if cap.is_some_and(|cap| owned > cap as usize) {
         world.breaks("S4 cap", format!("owner {} has {owned} workers, its cap is {cap:?}", worker.owner));
     }
@@ -386,8 +438,7 @@ fn fifo(world: &World, database: &Database, worker: &Worker) {
         };
         // Of a crowd some wait for the minute in which GitHub takes their calls.
         let crowd = world.github.peek(|github| {
-            let its =
-                |job: &&crate::world::github::Job| github.repos.get(&job.repo).map(|it| it.account) == Some(account);
+            let its = |job: &&github::Job| github.repos.get(&job.repo).map(|it| it.account) == Some(account);
             github.jobs.values().filter(its).count() as i64 > JIT_A_MINUTE
         });
         let owned = database.rows.workers().filter(|it| it.owner == job.owner && !it.status.is_ended()).count();
@@ -412,11 +463,12 @@ fn fifo(world: &World, database: &Database, worker: &Worker) {
 fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure: WorkerFailure) {
     let busy =
         world.github.peek(|github| github.runners.values().any(|it| it.name == name.as_str() && it.job.is_some()));
-    let (alive, existed) = world.cluster.peek(|cluster| match pod(cluster, name.as_str()) {
-        Some(pod) => (!is_ended(pod.phase) && pod.deleting.is_none(), true),
-        None => (false, false),
+    let (alive, existed, succeeded) = world.cluster.peek(|cluster| match pod(cluster, name.as_str()) {
+        Some(pod) => (!is_ended(pod.phase) && pod.deleting.is_none(), true, pod.phase == Phase::Succeeded),
+        None => (false, false, false),
     });
-    let alive = alive && !lock(&world.judge).replaced.contains_key(name.as_str());
+    let replaced = lock(&world.judge).replaced.contains_key(name.as_str());
+    let alive = alive && !replaced;
     let (rare, untrue) = match failure {
         WorkerFailure::PodVanished => (Some(Rare::PodVanished), alive),
         WorkerFailure::RunnerNeverRegistered => (Some(Rare::NeverRegistered), busy),
@@ -428,7 +480,8 @@ fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure:
         WorkerFailure::JitRefused => (Some(Rare::JitGivenUp), false),
         WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
         WorkerFailure::InstallationSuspended => (Some(Rare::SuspendedBeforeStart), existed),
-        WorkerFailure::NameTaken | WorkerFailure::PodFailed | WorkerFailure::InstallationGone => (None, false),
+        WorkerFailure::PodFailed => (None, alive || succeeded && !replaced),
+        WorkerFailure::NameTaken | WorkerFailure::InstallationGone => (None, false),
     };
     if let Some(rare) = rare {
         world.rare(rare);
@@ -437,8 +490,18 @@ fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure:
         world.breaks("S16 silence", format!("{name} is failed as {failure}, which is not so"));
     }
     let Some(info) = database.failure_info.get(name) else {
-        return world.breaks("S12 grace", format!("{name} is failed without diagnostics"));
+        return world.breaks("S12 grace", format!("nothing says why {name} is failed"));
     };
+    let of_its_pod = matches!(
+        failure,
+        WorkerFailure::PodFailed | WorkerFailure::PodStuckPending | WorkerFailure::RunnerNeverRegistered
+    );
+    if of_its_pod && info["diagnostics"].is_null() {
+        world.breaks(
+            "S12 grace",
+            format!("{name} is failed as {failure}, and no diagnostics of its pod were collected"),
+        );
+    }
     if logs::leaks(&info.to_string()) {
         world.breaks("S10 one-jit-one-pod", format!("the diagnostics of {name} show a secret"));
     }

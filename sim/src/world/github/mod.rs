@@ -221,6 +221,8 @@ pub struct GitHub {
     outbox: VecDeque<Outgoing>,
     /// The delivery log, oldest first.
     pub log: Vec<Delivery>,
+    /// Names of runners that have had their one job, whatever became of it.
+    pub spent: BTreeSet<String>,
     /// What it does wrong.
     pub mischief: Mischief,
     /// Requests are counted against hourly limits and refused beyond them.
@@ -250,6 +252,7 @@ impl GitHub {
             groups: BTreeMap::new(),
             outbox: VecDeque::new(),
             log: Vec::new(),
+            spent: BTreeSet::new(),
             mischief: Mischief::default(),
             limits: true,
         }
@@ -564,6 +567,7 @@ impl GitHub {
         let deaf = self.mischief.deaf.contains(&runner.name);
         runner.deaf = deaf.then_some(now);
         let (name, carries, ephemeral) = (runner.name.clone(), runner.labels.len(), runner.ephemeral);
+        self.spent.insert(name.clone());
         let Some(job) = self.jobs.get_mut(&id) else { return };
         self.taken += u64::from(!ephemeral);
         self.stolen += u64::from(ephemeral && job.labels.len() != carries);
