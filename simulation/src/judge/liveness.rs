@@ -507,10 +507,8 @@ impl Sim {
             return;
         }
         let done = match action {
-            Action::ListRunners(_) | Action::ListPods | Action::ListDeliveries { .. } => {
-                self.judge.asked_since += 1;
-                return;
-            }
+            // The periodic reads; how often is bounded by how often is decided.
+            Action::ListRunners(_) | Action::ListPods | Action::ListDeliveries { .. } => return,
             // The grace of a pod is over at any time, and what ghfe refuses is repeated ever more rarely.
             Action::DeletePod { .. } | Action::Redeliver { .. } => return,
             Action::Write { .. } => "something is written",
@@ -539,7 +537,6 @@ impl Sim {
             self.judge.done_at = Some(self.now);
             self.judge.decisions_at_done = decisions;
             self.judge.done_since.clear();
-            self.judge.asked_since = 0;
             self.judge.left_at_done = self.store.rows.workers().any(|it| !it.status.is_ended());
             return false;
         };
@@ -558,9 +555,6 @@ impl Sim {
         let quiet = !self.plan.long && healthy && !self.judge.left_at_done;
         if quiet && let Some((what, times)) = self.judge.done_since.first_key_value() {
             self.breaks("L6 quiet", format!("{what}, {times} times, with nothing to do"));
-        }
-        if quiet && std::env::var("ASKED").is_ok() {
-            eprintln!("asked {} in {} s", self.judge.asked_since, quiet_for / SECOND);
         }
         // A tick every 15 s, and what the periodic readings wake: some dozens a minute at most.
         let rate = (decisions - self.judge.decisions_at_done) * 60 / (quiet_for / SECOND).max(1) as u64;

@@ -115,9 +115,8 @@ pub struct Judge {
     last_change: i64,
     done_at: Option<i64>,
     decisions_at_done: u64,
-    /// What was done since then that a quiet world has none of, by what it was; and how often something was only asked.
+    /// What was done since then that a quiet world has none of, by what it was.
     done_since: BTreeMap<&'static str, u64>,
-    asked_since: u64,
     /// Workers had not ended then that the leader cannot look after.
     left_at_done: bool,
     reachable: Vec<bool>,
