@@ -126,6 +126,9 @@ fn advice(subject: Subject, message: &str) -> &'static str {
         Subject::Installation(..) if message == SUSPENDED => {
             "its account's owners can end that on GitHub; until then its jobs wait"
         }
+        Subject::Installation(..) if message == TORN => {
+            "nothing: runners came or went meanwhile, and they are listed again"
+        }
         Subject::Installation(..) | Subject::Deliveries(_) => {
             "see the App's installation and its permissions on GitHub; calls are repeated"
         }
@@ -533,6 +536,7 @@ pub(crate) mod tests {
             (GitHubError::InstallationSuspended, true),
             (GitHubError::RateLimited { until: None }, false),
             (refused(), false),
+            (GitHubError::Torn, false),
         ] {
             notices.github("list runners", App::Organization, id, &Err::<(), _>(error));
             assert_eq!(notices.now().len(), 1);
@@ -560,6 +564,7 @@ pub(crate) mod tests {
         let installation = Subject::Installation(App::Organization, InstallationId(7));
         assert!(advice(installation, "a limit is reached until 2026-11-27T00:40:54Z").starts_with("nothing:"));
         assert!(advice(installation, SUSPENDED).contains("wait"));
+        assert!(advice(installation, TORN).starts_with("nothing:"));
         assert!(advice(installation, "refused with 403: no").contains("permissions"));
         assert_eq!(refused(403, "no"), "refused with 403: no");
         assert_eq!(refused(0, "no such path"), "refused: no such path", "nobody was asked");
