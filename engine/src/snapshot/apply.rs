@@ -363,6 +363,10 @@ impl Snapshot {
         let Some(entry) = self.workers.get(name) else { return };
         let after = self.contribution(name, entry);
         if before != after {
+            if let (Some(before), None) = (before, after) {
+                // What the store refused may have been refused because of this one.
+                self.lift_hold(before);
+            }
             self.count_worker(before, -1);
             self.count_worker(after, 1);
         }
@@ -373,16 +377,10 @@ impl Snapshot {
         let Some(worker) = self.workers.get(name) else { return };
         let entity = worker.row.entity;
         if worker.row.status.is_ended() {
-            let gx = self.group_of_row(&worker.row);
             self.refund_mint(name);
             let jobs: Vec<_> = self.runner_jobs.get(name).into_iter().flatten().copied().collect();
             for id in jobs {
                 self.doubt_if_runner_is_gone(id);
-            }
-            if let Some(gx) = gx {
-                // What the store refused may have been refused because of this one.
-                self.groups[gx as usize].held.clear();
-                self.refresh(gx);
             }
         }
         self.touch(Key::Scope(entity));

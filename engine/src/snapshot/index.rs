@@ -603,6 +603,11 @@ impl Snapshot {
         found
     }
 
+    /// Whom the store refused a worker is asked for again at once.
+    pub(super) fn lift_hold(&mut self, counted: Contribution) {
+        self.groups[counted.group as usize].held.clear();
+    }
+
     /// Adds (`sign` 1) or takes back (-1) what a worker contributes.
     pub(super) fn count_worker(&mut self, counted: Option<Contribution>, sign: i32) {
         let Some(Contribution { group: gx, owner: ox, unplaced, kind, retiring }) = counted else { return };
