@@ -158,9 +158,10 @@ impl Sim {
 }
 
 /// Tells writes apart in the trace.
-fn kind(write: &Write) -> i64 {
+/// A write as a number: what it is, and of whom.
+pub(crate) fn kind(write: &Write) -> i64 {
     match write {
-        Write::Reserve { worker, .. } => number(worker.name.as_str()),
+        Write::Reserve { worker, phantoms, .. } => number(worker.name.as_str()) ^ ((phantoms.len() as i64) << 8),
         Write::WorkerRunning { name, .. } => number(name.as_str()) ^ 1,
         Write::WorkerCompleted { name, .. } => number(name.as_str()) ^ 2,
         Write::WorkerFailed { name, failure, .. } => number(name.as_str()) ^ 3 ^ ((*failure as i64) << 8),

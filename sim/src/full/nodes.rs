@@ -48,6 +48,8 @@ const WAITING: usize = 20_000;
 
 /// So many deliveries on their way at once are a storm.
 const STORM: usize = 30;
+/// For how long leadership is held (milliseconds).
+const LEASE: i64 = 15_000;
 
 /// Starts every node.
 pub fn start_all(world: &Arc<World>) {
@@ -225,6 +227,7 @@ pub fn upset(world: &Arc<World>, upset: &Upset, lasts: i64) {
     world.note("upset", lasts, 0, || format!("{upset:?} for {lasts} ms"));
     match *upset {
         Upset::Kill(node) => kill(world, node, lasts),
+        Upset::KillLeader => kill_leader(world, lasts),
         Upset::Vanish => vanish(world, lasts),
         Upset::Pause(node) => pause(world, node, lasts),
         Upset::Stop(node) => stop(world, node, lasts),
@@ -330,6 +333,15 @@ pub fn kill(world: &Arc<World>, node: Node, lasts: i64) {
     later(world, lasts.max(1), move |world| start(world, node));
 }
 
+/// Whoever leads is killed: a storm is nothing without.
+fn kill_leader(world: &Arc<World>, lasts: i64) {
+    let leader = *lock(&world.leader);
+    match leader {
+        Some(node) if is_up(world, node) => kill(world, node, lasts),
+        _ => world.breaks("L8 failover", "nobody leads who could be killed".to_owned()),
+    }
+}
+
 /// Postgres' host is gone without a word; its standby takes over at its address.
 fn vanish(world: &Arc<World>, lasts: i64) {
     if is_up(world, Node::Postgres) {
@@ -345,6 +357,7 @@ pub fn pause(world: &Arc<World>, node: Node, lasts: i64) {
         return;
     }
     match node {
+        Node::Scheduler(_) if lasts <= LEASE => {}
         Node::Scheduler(_) => world.fault(Fault::Paused),
         Node::Ghfe(_) => world.more(More::GhfePaused),
         Node::GitHub => world.more(More::GithubPaused),

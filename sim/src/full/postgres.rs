@@ -377,7 +377,12 @@ impl Store for Client {
     }
 
     fn acquire<'a>(&'a self, _holder: &'a str, ttl: Span) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
-        ask!(self, Request::Acquire(ttl), Reply::Granted(epoch) => epoch.map(Lease::granted))
+        ask!(self, Request::Acquire(ttl), Reply::Granted(epoch) => {
+            if epoch.is_some() {
+                *lock(&self.world.leader) = Some(self.node);
+            }
+            epoch.map(Lease::granted)
+        })
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Span) -> BoxFuture<'a, Result<bool, StoreError>> {

@@ -42,6 +42,8 @@ pub struct Trouble {
 pub enum Upset {
     /// A process dies and is started again. Postgres: its standby takes over, with every commit.
     Kill(Node),
+    /// The scheduler that leads dies and is started again.
+    KillLeader,
     /// Postgres' host is gone without a word, and after a while another answers at its address. Nobody tells those who
     /// wait for an answer of the old one.
     Vanish,
@@ -97,7 +99,11 @@ impl FullPlan {
                 Upset::Stop(node) | Upset::Clock(node, _) => of_ours(node),
                 Upset::Visit(node, _) => matches!(node, Node::Ghfe(_)) && exists(node),
                 Upset::Cut(a, b) => exists(a) && exists(b),
-                Upset::Vanish | Upset::RevokeTokens | Upset::RefuseGroups(_) | Upset::DropGroups => true,
+                Upset::KillLeader
+                | Upset::Vanish
+                | Upset::RevokeTokens
+                | Upset::RefuseGroups(_)
+                | Upset::DropGroups => true,
             };
             if !can {
                 return Err(format!("at {at}: {upset:?} is of no node that there is, or of none that can have it"));
@@ -315,8 +321,8 @@ pub fn storm(seed: u64) -> FullPlan {
     plan.quiet_at = 4 * MINUTE;
     let trouble = vec![
         Trouble { at: STORM + 300, lasts: 8 * SECOND, upset: Upset::Kill(Node::Postgres) },
-        Trouble { at: STORM + 20 * SECOND, lasts: 40 * SECOND, upset: Upset::Kill(Node::Scheduler(0)) },
-        Trouble { at: STORM + 75 * SECOND, lasts: 30 * SECOND, upset: Upset::Kill(Node::Scheduler(1)) },
+        Trouble { at: STORM + 20 * SECOND, lasts: 40 * SECOND, upset: Upset::KillLeader },
+        Trouble { at: STORM + 75 * SECOND, lasts: 30 * SECOND, upset: Upset::KillLeader },
     ];
     FullPlan { ghfe: 3, trouble, plan }
 }

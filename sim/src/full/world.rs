@@ -168,6 +168,8 @@ pub struct World {
     pub strangers: BTreeSet<String>,
     /// What each process is in the middle of: steps of provisioning, by the rare state that it is to be killed then.
     steps: Mutex<BTreeMap<(Node, Rare), u32>>,
+    /// Which scheduler was the last to hear that it leads.
+    pub leader: Mutex<Option<Node>>,
     /// Counts the hosts of Postgres that vanished.
     pub vanished: AtomicU64,
     /// With which status GitHub refuses what is about runner groups, and until when.
@@ -225,6 +227,7 @@ impl World {
             started,
             strangers: super::deeds::strangers(&plan),
             steps: Mutex::default(),
+            leader: Mutex::default(),
             vanished: AtomicU64::new(0),
             groups_refused: Mutex::default(),
             over: watch::channel(false).0,

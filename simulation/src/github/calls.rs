@@ -99,7 +99,7 @@ impl Sim {
             return GitHubAnswer { result, budget: None, calls };
         }
         if !self.late_call {
-            self.judge.note_shown(account, now);
+            self.judge.note_shown(account, now, self.caller_ahead);
         }
         GitHubAnswer { result, budget, calls }
     }

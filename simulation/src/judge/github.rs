@@ -17,8 +17,11 @@ const ON_ITS_WAY: i64 = 30 * SECOND;
 
 impl Sim {
     /// S9: the runner carries its row's labels; S11: it has a row.
-    pub(crate) fn judge_minted(&mut self, _account: usize, entry: &Entry) {
+    pub(crate) fn judge_minted(&mut self, account: usize, entry: &Entry) {
         self.judge.last_change = self.now;
+        if self.late_call {
+            *self.judge.unheard_mints.entry(account).or_default() += 1;
+        }
         self.judge.minted.insert(entry.name.clone());
         let Some(row) = self.store.rows.worker(&entry.name) else {
             return self.breaks("S11 owned", format!("runner {} has no worker row", entry.name));
@@ -64,7 +67,11 @@ impl Sim {
     pub(crate) fn judge_reserve(&mut self, account: usize, call: Call) {
         let it = &self.github.accounts[account];
         let (left, limit) = (i64::from(it.limit) - i64::from(it.used), i64::from(it.limit));
-        let knows = self.judge.shown.get(&account).is_some_and(|&shown| self.now - shown > ON_ITS_WAY);
+        // A clock that has gained since it was told when the hour is over takes it for over a little too early.
+        let knows = self.judge.shown.get(&account).is_some_and(|shown| {
+            let gained = self.caller_ahead - shown.ahead;
+            self.now - shown.since > ON_ITS_WAY && self.now + gained < it.reset_at
+        });
         // What its caller has given up may have been sent before that was known.
         if knows && !self.late_call && call == Call::Poll && left < limit * (RESERVED - 10) / 100 {
             let what = format!("a job of account {account} is asked about with {left} of {limit} calls left");

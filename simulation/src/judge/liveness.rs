@@ -64,7 +64,7 @@ struct Supply {
     room: bool,
     /// In its pool.
     place: bool,
-    /// How long it takes to serve all jobs that its account has ever had.
+    /// How long it takes to serve all jobs that its account has ever had, with the calls that were lost at it.
     crowd: i64,
     /// A runner of the entity may have a job of which no row tells, or a worker that runs has no runner any more: that shows in
     /// its next listings only.
@@ -368,6 +368,7 @@ impl Sim {
         };
         let account = self.account_of(row.entity.0);
         let jobs = self.github.jobs.values().filter(|job| Some(job.account) == account).count() as i64;
+        let unheard = account.and_then(|it| self.judge.unheard_mints.get(&it)).copied().unwrap_or(0);
         Supply {
             key: row.entity.0 ^ crate::trace::number(&labels),
             entity: row.entity.0,
@@ -376,7 +377,7 @@ impl Sim {
             free,
             room: self.owner_has_room(row.owner),
             place,
-            crowd: jobs / JIT_A_MINUTE * MINUTE,
+            crowd: (jobs + 2 * unheard) / JIT_A_MINUTE * MINUTE,
             unseen: self.store.rows.jobs().any(lately)
                 || self.github.ours().any(untold)
                 || self.store.rows.workers().any(lost),

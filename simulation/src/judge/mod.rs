@@ -96,6 +96,8 @@ pub struct Judge {
     diagnosed: BTreeSet<PodUid>,
     /// When each job was failed.
     failed_at: BTreeMap<JobId, i64>,
+    /// By account, runners that GitHub made of calls that nobody waited for any more: each is deleted, and another asked for.
+    unheard_mints: BTreeMap<usize, i64>,
     /// Entries that were online and without a job for some time when they were deleted.
     deleted_idle: BTreeMap<WorkerName, i64>,
     /// How long each job whose end was lost waits for those that were lost before it.
@@ -129,9 +131,18 @@ pub struct Judge {
     /// By entity, the installations that the leader has read of.
     heard: BTreeSet<(EntityId, i64)>,
     /// By account, since when this leader has been answered what is left of the hour. Until then it can only guess.
-    shown: BTreeMap<usize, i64>,
+    shown: BTreeMap<usize, Shown>,
     /// Accounts that were refused without being told until when.
     untold: BTreeMap<usize, Untold>,
+}
+
+/// What a leader has been told of an account's hour.
+#[derive(Debug)]
+struct Shown {
+    /// Since when.
+    since: i64,
+    /// By how much its clock was ahead then, at the least.
+    ahead: i64,
 }
 
 /// An account that was refused without being told until when.
@@ -159,8 +170,9 @@ impl Judge {
     }
 
     /// What is left of an account's hour was answered.
-    pub(crate) fn note_shown(&mut self, account: usize, now: i64) {
-        self.shown.entry(account).or_insert(now);
+    pub(crate) fn note_shown(&mut self, account: usize, now: i64, ahead: i64) {
+        let it = self.shown.entry(account).or_insert(Shown { since: now, ahead });
+        it.ahead = it.ahead.min(ahead);
     }
 
     /// GitHub's advice for a refusal that names no time: a minute, and twice as long after each further one.

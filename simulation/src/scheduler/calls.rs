@@ -11,7 +11,8 @@ use crate::{
     github::STALL_ENDS,
     register::{Fault, Rare},
     run::{Event, SECOND, Sim},
-    store::away,
+    store::{away, kind},
+    trace::number,
 };
 
 /// As in production.
@@ -135,7 +136,8 @@ impl Sim {
 
     pub(super) fn carry_out(&mut self, s: usize, chosen: Chosen) {
         let Chosen { id, action, reason } = chosen;
-        self.note("chose", id as i64, s as i64, || format!("#{id} {} because {reason:?}", name_of(&action)));
+        let number = id as i64 ^ object_of(&action).rotate_left(8);
+        self.note("chose", number, s as i64, || format!("#{id} {} because {reason:?}", name_of(&action)));
         if let Some(installation) = installation_of(&action)
             && let Some(&until) = self.schedulers[s].blocked.get(&installation)
             && self.schedulers[s].latest < until
@@ -212,7 +214,7 @@ impl Sim {
             let wait = rest + self.rng.between(0, STALL_ENDS - 1);
             return self.after(wait, again(action, mute || given_up, true));
         }
-        if !self.schedulers[s].alive {
+        if self.schedulers[s].killed {
             self.cut_short(&action);
         }
         if !listens && self.rng.chance(50) {
@@ -307,7 +309,7 @@ impl Sim {
         if process.paused && listens && self.rng.chance(50) {
             return self.schedulers[s].held.push(Event::Write { scheduler: s, term, epoch, batch });
         }
-        if !self.schedulers[s].alive && batch.iter().any(|(_, write)| matches!(write, Write::Reserve { .. })) {
+        if self.schedulers[s].killed && batch.iter().any(|(_, write)| matches!(write, Write::Reserve { .. })) {
             self.rare(Rare::KilledReserving);
         }
         if !listens && self.rng.chance(50) {
@@ -334,6 +336,24 @@ impl Sim {
 }
 
 /// An action in words.
+/// An action as a number, for the trace's hash: what it is, and of whom.
+fn object_of(action: &Action) -> i64 {
+    let (what, object) = match action {
+        Action::Write { write, .. } => (0, kind(write)),
+        Action::PollJob { id, .. } => (1, id.0),
+        Action::ListRunners(scope) => (2, scope.entity.0),
+        Action::MintJit(worker) => (3, number(worker.name.as_str())),
+        Action::CreatePod(worker) => (4, number(worker.name.as_str())),
+        Action::CreateSecret { worker, .. } => (5, number(worker.as_str())),
+        Action::DeleteRunner { id, .. } => (6, id.0),
+        Action::DeletePod { uid, .. } => (7, number(uid.as_str())),
+        Action::ListPods => (8, 0),
+        Action::ListDeliveries { app, .. } => (9, *app as i64),
+        Action::Redeliver { delivery, .. } => (10, *delivery),
+    };
+    object ^ (what << 4)
+}
+
 fn name_of(action: &Action) -> String {
     match action {
         Action::Write { write, .. } => crate::store::what(write),

@@ -42,8 +42,12 @@ const STORM: usize = 30;
 pub struct Scheduler {
     /// It exists.
     pub alive: bool,
+    /// It does not, since it was killed.
+    killed: bool,
     /// It stands still.
     pub paused: bool,
+    /// When it last stood still no more.
+    woke_at: Option<i64>,
     /// Its wall clock, less the true time.
     pub offset: i64,
     /// Decisions it made.
@@ -81,6 +85,8 @@ pub struct Scheduler {
     stopping: Option<i64>,
     /// Installations it was told not to call, by its own clock.
     blocked: BTreeMap<InstallationId, Time>,
+    /// Until when GitHub advises it to wait after a refusal that named no time.
+    advised: BTreeMap<InstallationId, Time>,
     /// Installations of which the last answer said that the App is suspended there.
     suspended: BTreeSet<InstallationId>,
     /// The latest its clock has shown: one that jumps back stands still for it.
@@ -95,12 +101,13 @@ impl Scheduler {
 
     /// It was refused without being told until when: GitHub's advice is a minute at the least.
     fn heed(&mut self, installation: InstallationId) {
-        let until = self.latest + Span(MINUTE);
-        let known = self.blocked.entry(installation).or_insert(until);
         // What was refused together with it is no further refusal.
-        if self.latest >= *known {
-            *known = until;
+        let advised = self.advised.entry(installation).or_insert(self.latest);
+        if self.latest >= *advised {
+            *advised = self.latest + Span(MINUTE);
         }
+        let until = self.blocked.entry(installation).or_insert(*advised);
+        *until = (*until).max(*advised);
     }
 
     /// What it knows.
@@ -180,7 +187,10 @@ impl Sim {
         }
         // A process that was paused may have lost its term without knowing: it must not act on it.
         if process.snapshot.is_some() && self.now >= process.lease_until {
-            self.counts.rare(Rare::SteppedDown);
+            // It may have been cut off from the store as well: that is no rare state.
+            if process.woke_at.is_some_and(|at| at >= process.lease_until) {
+                self.counts.rare(Rare::SteppedDown);
+            }
             return self.step_down(s);
         }
         match inbox {
@@ -287,6 +297,7 @@ impl Sim {
         process.writing = false;
         process.vault.clear();
         process.blocked.clear();
+        process.advised.clear();
         process.suspended.clear();
         process.wake = i64::MAX;
         process.alarm = i64::MAX;
@@ -378,6 +389,7 @@ impl Sim {
         }
         self.note("killed", s as i64, 0, || format!("scheduler {s}"));
         self.gone(s);
+        self.schedulers[s].killed = true;
         self.after(lasts, Event::Start(s));
     }
 
@@ -398,13 +410,16 @@ impl Sim {
     pub(crate) fn start(&mut self, s: usize) {
         if !self.schedulers[s].alive {
             self.schedulers[s].alive = true;
+            self.schedulers[s].killed = false;
             self.try_to_lead(s, 500);
         }
     }
 
     pub(crate) fn pause(&mut self, s: usize, lasts: i64) {
         if self.schedulers[s].alive && !self.schedulers[s].paused {
-            self.counts.fault(Fault::Paused);
+            if lasts > LEASE {
+                self.counts.fault(Fault::Paused);
+            }
             self.renew_no_more(s);
             self.ask_again(s);
             self.schedulers[s].paused = true;
@@ -414,6 +429,7 @@ impl Sim {
 
     pub(crate) fn resume(&mut self, s: usize) {
         self.schedulers[s].paused = false;
+        self.schedulers[s].woke_at = Some(self.now);
         for event in core::mem::take(&mut self.schedulers[s].held) {
             self.after(0, event);
         }

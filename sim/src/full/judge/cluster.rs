@@ -7,7 +7,8 @@ use engine::{
 };
 use serde_json::Value;
 use simulation::{
-    register::Rare,
+    plan::What,
+    register::{Fault, Rare},
     run::{HOUR, MINUTE, SECOND},
 };
 
@@ -15,14 +16,38 @@ use super::{
     super::{
         faces::Call,
         logs,
+        trouble::Upset,
         world::{World, lock},
     },
     GRACE, account_of, board, is_ended, live, offered, parts, pod, touched,
 };
 use crate::world::kubernetes::{Key, Phase};
 
-/// Views may lag this much behind nodes that come and go (S6).
+/// Views may lag this much behind nodes that come and go when watches and calls fare badly, or nodes do (S6).
 const VIEW_LAG: i64 = 4 * MINUTE;
+/// And so much when all is well.
+const BRIEF_LAG: i64 = 10 * SECOND;
+
+/// How old what a leader knows of the cluster may be.
+fn view_lag(world: &World) -> i64 {
+    let now = world.now();
+    let slows = |fault: Fault| {
+        use Fault::{ClusterAfter, ClusterBefore, ClusterTimeout, WatchBroken, WatchLate};
+        matches!(fault, ClusterAfter | ClusterBefore | ClusterTimeout | WatchBroken | WatchLate)
+    };
+    let upsets = |upset: &Upset| {
+        use Upset::{Clock, DropGroups, RefuseGroups, RevokeTokens, Visit};
+        !matches!(upset, Clock(..) | DropGroups | RefuseGroups(_) | RevokeTokens | Visit(..))
+    };
+    let lately = |from: i64, until: i64| from <= now && now < until + VIEW_LAG;
+    let slow = world.plan.plan.window.iter().any(|it| slows(it.fault) && lately(it.from, it.until));
+    let upset = world.plan.trouble.iter().any(|it| upsets(&it.upset) && lately(it.at, it.at + it.lasts));
+    let paused = world.plan.plan.deed.iter().any(|it| match it.what {
+        What::Kill { lasts, .. } | What::Pause { lasts, .. } | What::Stop { lasts, .. } => lately(it.at, it.at + lasts),
+        _ => false,
+    });
+    if slow || upset || paused { VIEW_LAG } else { BRIEF_LAG }
+}
 
 /// Notes what pools offer now.
 pub fn capacity_changed(world: &World) {
@@ -82,7 +107,9 @@ fn pod_created(world: &World, call: &Call, late: bool) {
         while judge.offered.len() > 1 && judge.offered.get(1).is_some_and(|(at, _)| now - at > VIEW_LAG) {
             judge.offered.pop_front();
         }
-        judge.offered.iter().filter_map(|(_, all)| all.get(pool)).max().copied().unwrap_or(0)
+        let lag = view_lag(world);
+        let known = judge.offered.iter().rposition(|(at, _)| now - at > lag).unwrap_or(0);
+        judge.offered.iter().skip(known).filter_map(|(_, all)| all.get(pool)).max().copied().unwrap_or(0)
     };
     let most = recent.max(now_offered);
     // A call that its caller had given up took effect a moment before: whoever places now may not have seen it yet.

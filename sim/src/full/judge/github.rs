@@ -136,6 +136,8 @@ pub fn clock_jumps(world: &World, node: Node) {
     judge.told.retain(|(caller, ..), (_, until)| *caller != node || own < *until);
     if matches!(node, Node::Scheduler(_)) {
         judge.points.clear();
+        // It takes the hour for over too early, or too late, until it is told anew.
+        judge.shown.clear();
     }
 }
 
@@ -213,6 +215,11 @@ fn scope(github: &GitHub, parts: &[&str]) -> Option<Scope> {
     }
 }
 
+/// A runner is made of a call that nobody waits for any more.
+pub fn unheard_mint(world: &World, account: i64) {
+    *lock(&world.judge).unheard_mints.entry(account).or_default() += 1;
+}
+
 /// An answer to an installation's call told what is left of its hour.
 pub fn shown(world: &World, account: i64) {
     let now = world.now();
@@ -223,7 +230,8 @@ pub fn shown(world: &World, account: i64) {
 fn reserve(world: &World, account: i64) {
     let now = world.now();
     let knows = lock(&world.judge).shown.get(&account).is_some_and(|&shown| now - shown > READ);
-    let time = world.time();
+    // A clock that runs too fast takes the hour for over a little too early.
+    let time = world.time() + Span(world.most_skew());
     let quota = world.github.peek(|github| github.accounts.get(&account).map(|it| it.quota));
     let Some(quota) = quota.filter(|quota| knows && time < quota.reset_at) else { return };
     let (left, limit) = (i64::from(quota.limit) - i64::from(quota.used), i64::from(quota.limit));
@@ -312,6 +320,10 @@ pub fn after_github(world: &World, call: &Call, status: u16) {
     let parts = parts(&call.path);
     if status == 409 && parts.last() == Some(&"generate-jitconfig") {
         world.rare(Rare::NameTakenAfterLostAnswer);
+    }
+    if status == 201 && parts.last() == Some(&"generate-jitconfig") {
+        let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+        lock(&world.judge).minted.insert(WorkerName::from(body["name"].as_str().unwrap_or_default()));
     }
     if status == 200
         && let ["repos", _, _, "actions", "jobs", id] = parts.as_slice()

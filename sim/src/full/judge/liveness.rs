@@ -423,16 +423,17 @@ impl Look<'_> {
                 let same = it.entity.0 == entity && it.labels == row.labels && it.status == Status::Running;
                 same && !github.runners.values().any(|runner| runner.name == it.name.as_str())
             };
-            let (jobs, healthy, unseen) = self.world.github.peek(|github| {
+            let (jobs, account, healthy, unseen) = self.world.github.peek(|github| {
                 let account = account_of(github, entity);
                 let theirs =
                     |job: &&crate::world::github::Job| github.repos.get(&job.repo).map(|it| it.account) == account;
                 let healthy = account.is_some_and(|account| self.is_healthy(github, account)) && self.has_recovered();
                 let unseen =
                     github.runners.values().any(untold) || self.database.rows.workers().any(|it| lost(github, it));
-                (github.jobs.values().filter(theirs).count(), healthy, unseen)
+                (github.jobs.values().filter(theirs).count(), account, healthy, unseen)
             });
-            let crowd = jobs as i64 / JIT_A_MINUTE * MINUTE;
+            let unheard = account.and_then(|it| lock(&self.world.judge).unheard_mints.get(&it).copied()).unwrap_or(0);
+            let crowd = (jobs as i64 + 2 * unheard) / JIT_A_MINUTE * MINUTE;
             let more = crowd + if unseen || self.database.rows.jobs().any(lately) { LISTED } else { 0 };
             let what =
                 || format!("[{labels}] of {entity}: {waiting} jobs wait, {free} workers are free, and there is room");

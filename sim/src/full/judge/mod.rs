@@ -26,7 +26,7 @@ use crate::world::{
 pub use cluster::{before_cluster, break_watches, capacity_changed, replaced, watches_broken};
 pub use github::{
     after_github, answered, before_github, blocked, clock_jumps, delivered, github_called, reinstalled, shown,
-    suspension_ends, told_to_wait, told_until, untold,
+    suspension_ends, told_to_wait, told_until, unheard_mint, untold,
 };
 pub use liveness::{end, ends, look, troubled};
 pub use rows::{
@@ -64,6 +64,10 @@ pub struct Judge {
     failed_at: BTreeMap<JobId, i64>,
     /// By account, since when this leader has been answered what is left of the hour. Until then it can only guess.
     shown: BTreeMap<i64, i64>,
+    /// Names under which GitHub has made a runner.
+    minted: BTreeSet<WorkerName>,
+    /// By account, runners that GitHub made of calls that nobody waited for any more: each is deleted, and another asked for.
+    unheard_mints: BTreeMap<i64, i64>,
     /// When leadership was granted last.
     granted_at: i64,
     /// What pools offered at each change, latest last.

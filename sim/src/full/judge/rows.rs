@@ -9,7 +9,7 @@ use engine::{
     labels::LabelSet,
 };
 use simulation::{
-    register::Rare,
+    register::{Fault, Rare},
     run::{MINUTE, SECOND},
     trace::number,
 };
@@ -459,6 +459,17 @@ fn fifo(world: &World, database: &Database, worker: &Worker) {
     }
 }
 
+/// Whether the App is there, under the installation that a worker's row names, and no delivery may have named another.
+fn is_installed(world: &World, database: &Database, name: &WorkerName) -> bool {
+    let misled = world.plan.plan.window.iter().any(|it| it.fault == Fault::WebhookOldInstallation);
+    database.rows.worker(name).is_some_and(|row| {
+        world.github.peek(|github| {
+            let account = account_of(github, row.entity.0).and_then(|account| github.accounts.get(&account));
+            account.is_some_and(|it| !misled && !it.removed && it.installation == row.installation.0)
+        })
+    })
+}
+
 /// S16 and S8 for a worker that is failed: is what was concluded true? S10 and S12 for its diagnostics.
 fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure: WorkerFailure) {
     let busy =
@@ -481,7 +492,8 @@ fn worker_failed(world: &World, database: &Database, name: &WorkerName, failure:
         WorkerFailure::PodRefused => (Some(Rare::PodGivenUp), false),
         WorkerFailure::InstallationSuspended => (Some(Rare::SuspendedBeforeStart), existed),
         WorkerFailure::PodFailed => (None, alive || succeeded && !replaced),
-        WorkerFailure::NameTaken | WorkerFailure::InstallationGone => (None, false),
+        WorkerFailure::NameTaken => (None, !lock(&world.judge).minted.contains(name)),
+        WorkerFailure::InstallationGone => (None, is_installed(world, database, name)),
     };
     if let Some(rare) = rare {
         world.rare(rare);
