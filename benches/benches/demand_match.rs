@@ -1,7 +1,12 @@
 //! Demand matching: cold and warm, by jobs, entities, pools and capacity, beside the specification's loop as it is
 //! written.
 
-use benches::{NOW, Size, job, naive, policy, settled, world};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use benches::{NOW, Size, job, naive, policy, served::Served, settled, world};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use engine::{
     decide::decide,
@@ -96,7 +101,40 @@ fn warm_one(c: &mut Criterion, name: &str, by: impl std::fmt::Display, size: Siz
     group.finish();
 }
 
+/// The same where runners end and others take their places: a third of the changes are pods that end.
+fn warm_with_runners(c: &mut Criterion, jobs: i64) {
+    let policy = policy();
+    let size = size(jobs);
+    let mut served = Served::new(size, &policy, NOW);
+    let mut round = 0;
+    let mut group = c.benchmark_group("demand_match/warm");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(100));
+    group.bench_function(BenchmarkId::new("jobs, runners end", jobs), |b| {
+        b.iter_custom(|times| {
+            let mut took = Duration::ZERO;
+            for _ in 0..times {
+                round += 1;
+                let changes = served.hundred_changes(size, round, NOW);
+                let begun = Instant::now();
+                for change in changes {
+                    served.snapshot.apply(change, NOW);
+                }
+                let decision = black_box(decide(&mut served.snapshot, &policy, NOW));
+                took += begun.elapsed();
+                assert!(decision.actions.len() > 34, "the places of those that ended are given to nobody");
+                served.carry_out(decision.actions, &policy, NOW);
+            }
+            took
+        });
+    });
+    group.finish();
+}
+
 fn warm(c: &mut Criterion) {
+    for &jobs in sizes() {
+        warm_with_runners(c, jobs);
+    }
     for &jobs in sizes() {
         warm_one(c, "jobs", jobs, size(jobs));
     }

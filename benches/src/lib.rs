@@ -1,5 +1,7 @@
 //! Worlds to measure the engine in: deterministic, and of any size.
 
+pub mod served;
+
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use engine::{
