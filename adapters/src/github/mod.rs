@@ -30,9 +30,11 @@ const DEFAULT_GROUP: i64 = 1;
 const GROUPS_AGAIN: Span = Span::mins(10);
 /// Runners of ours may be outside our group for as long as a call that would make one there may still have its effect.
 const SETTLED: Span = Span::mins(2);
-/// After so many listings of all runners that changed while they were read, our group's is enough where nothing says that
+/// After so many listings of all runners that changed while they were read, our group's serves meanwhile where nothing says that
 /// runners of ours are elsewhere: an organisation with many runners of its own may never hold still.
 const TORN_TRIES: u32 = 3;
+/// And all are listed again after so long: an earlier leader may have left some in the default group all the same.
+const TORN_AGAIN: Span = Span::mins(5);
 /// GitHub's largest page.
 const PER_PAGE: usize = 100;
 /// GitHub allows 10,000 runners in a group; a listing beyond that many pages is nonsense.
@@ -69,6 +71,8 @@ enum Spread {
         since: Time,
         /// Listings that changed while they were read.
         torn: u32,
+        /// When the last of them was asked for.
+        torn_at: Time,
     },
     /// In the default group too: it served then, or our group was deleted, by which its runners go there.
     Scattered(Time),
@@ -84,10 +88,10 @@ impl GitHubClient {
 
     fn group_slot(&self, org: &str) -> GroupSlot {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let unknown = || KnownGroup {
-            ours: None,
-            refused_until: None,
-            spread: Spread::Unknown { since: self.caller.now(), torn: 0 },
+        let unknown = || {
+            let since = self.caller.now();
+            let spread = Spread::Unknown { since, torn: 0, torn_at: since };
+            KnownGroup { ours: None, refused_until: None, spread }
         };
         groups.entry(org.to_lowercase()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(unknown()))).clone()
     }
@@ -187,7 +191,11 @@ impl GitHubClient {
         let spread = self.group_slot(org).lock().await.spread;
         let in_group = match (group, spread) {
             (Some(group), Spread::Together) => Some(group),
-            (Some(group), Spread::Unknown { torn, .. }) if torn >= TORN_TRIES => Some(group),
+            (Some(group), Spread::Unknown { torn, torn_at, .. })
+                if torn >= TORN_TRIES && asked_at.since(torn_at) < TORN_AGAIN =>
+            {
+                Some(group)
+            }
             _ => None,
         };
         let path = match in_group {
@@ -216,7 +224,9 @@ impl GitHubClient {
         let after = match (runners, before) {
             (Ok(runners), _) if runners.iter().any(|runner| runner.is_outside(group)) => Spread::Scattered(since),
             (Ok(_), _) if asked_at.since(since) >= SETTLED => Spread::Together,
-            (Err(GitHubError::Torn), Spread::Unknown { since, torn }) => Spread::Unknown { since, torn: torn + 1 },
+            (Err(GitHubError::Torn), Spread::Unknown { since, torn, .. }) => {
+                Spread::Unknown { since, torn: torn.saturating_add(1), torn_at: asked_at }
+            }
             _ => return,
         };
         let slot = self.group_slot(org);
