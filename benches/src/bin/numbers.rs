@@ -1,6 +1,6 @@
 //! The engine's targets at one glance: least of several runs each, and what the snapshot takes of memory.
 //!
-//! `cargo run --release -p benches --bin numbers [JOBS [ENTITIES]]`
+//! `cargo run --release -p benches --bin numbers [JOBS [ENTITIES [POOLS]]]`
 
 use std::{
     hint::black_box,
@@ -70,7 +70,8 @@ fn main() {
     let mut args = std::env::args().skip(1).map(|arg| arg.parse::<i64>());
     let jobs = args.next().and_then(Result::ok).unwrap_or(1_000_000).max(1_000);
     let entities = args.next().and_then(Result::ok).unwrap_or(10_000).clamp(1, jobs);
-    let size = Size { jobs, entities, pools: 64, places: 10 };
+    let pools = args.next().and_then(Result::ok).unwrap_or(64).clamp(1, entities);
+    let size = Size { jobs, entities, pools, places: 10 };
     let policy = policy();
     println!("{jobs} jobs, {entities} entities, {} pools of {} places", size.pools, size.places);
 

@@ -603,7 +603,7 @@ impl Snapshot {
         found
     }
 
-    /// Whom the store refused a worker is asked for again at once.
+    /// A group that the store has refused may ask again at once.
     pub(super) fn lift_hold(&mut self, counted: Contribution) {
         self.groups[counted.group as usize].held.clear();
     }
