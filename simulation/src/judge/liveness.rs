@@ -9,8 +9,10 @@ use engine::{
 use crate::{
     cluster::{Pod, Whose},
     github::{Entry, JobState},
+    plan::What,
     register::Rare,
     run::{HOUR, MINUTE, SECOND, Sim},
+    scheduler::DRIFT_STEP,
     store::is_waiting,
 };
 
@@ -104,10 +106,23 @@ impl Sim {
 
     /// When no limit or outage holds for an account any more.
     fn calm_at(&self, account: usize) -> i64 {
-        // The hour ends when the clock of whoever waits for it says so.
-        let troubled_until = self.judge.trouble.get(&account).map_or(0, |at| at + HOUR + self.most_skew());
+        // The hour ends when the clock of whoever waits for it says so: late by what that has lost since.
+        let troubled_until = self.judge.trouble.get(&account).map_or(0, |at| at + HOUR + self.most_lost(*at));
         let misled_until = self.judge.misled.get(&account).copied().unwrap_or(0);
         self.limited_until(account).max(troubled_until).max(misled_until)
+    }
+
+    /// What a scheduler's clock may have lost since then, at the most.
+    fn most_lost(&self, since: i64) -> i64 {
+        let lost = |s: usize| -> i64 {
+            let deeds = self.plan.deed.iter().map(|deed| match deed.what {
+                What::Clock { scheduler, by } if scheduler == s && deed.at >= since => by,
+                What::Drift { scheduler, by, lasts } if scheduler == s => by * (lasts / DRIFT_STEP + 1),
+                _ => 0,
+            });
+            deeds.map(|by| (-by).max(0)).sum()
+        };
+        (0..self.schedulers.len()).map(lost).max().unwrap_or(0)
     }
 
     /// Until when GitHub has refused, or advised to wait with, an account's calls. A time that it named is one by its clock,

@@ -33,7 +33,7 @@ const TICK: i64 = 15 * SECOND;
 const READ_PAUSE: i64 = 2 * SECOND;
 const FINISH: i64 = 20 * SECOND;
 /// How often a clock that drifts is off by more.
-const DRIFT_STEP: i64 = 10 * SECOND;
+pub(crate) const DRIFT_STEP: i64 = 10 * SECOND;
 /// So many deliveries on their way at once are a storm.
 const STORM: usize = 30;
 
