@@ -157,8 +157,7 @@ impl Sim {
     }
 }
 
-/// Tells writes apart in the trace.
-/// A write as a number: what it is, and of whom.
+/// A write as a number, for the trace's hash: what it is, and of whom.
 pub(crate) fn kind(write: &Write) -> i64 {
     match write {
         Write::Reserve { worker, phantoms, .. } => number(worker.name.as_str()) ^ ((phantoms.len() as i64) << 8),

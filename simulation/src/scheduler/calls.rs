@@ -335,7 +335,6 @@ impl Sim {
     }
 }
 
-/// An action in words.
 /// An action as a number, for the trace's hash: what it is, and of whom.
 fn object_of(action: &Action) -> i64 {
     let (what, object) = match action {
@@ -354,6 +353,7 @@ fn object_of(action: &Action) -> i64 {
     object ^ (what << 4)
 }
 
+/// An action in words.
 fn name_of(action: &Action) -> String {
     match action {
         Action::Write { write, .. } => crate::store::what(write),
