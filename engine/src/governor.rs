@@ -465,11 +465,13 @@ impl Allowance {
     fn settle(&mut self, usage: Use, calls: u32, heard: bool, governor: &Governor, now: Time) {
         let paid = points_of(usage, governor);
         self.open_points = self.open_points.saturating_sub(paid);
-        // A listing may have had more pages than were paid for.
-        let mut points = match usage {
-            Use::List { .. } | Use::Proof { .. } => paid.max(READ_POINTS * calls),
-            Use::Poll | Use::Mint | Use::Delete | Use::Redeliver => paid,
-        };
+        let mut points = paid;
+        if let Use::List { pages } | Use::Proof { pages } = usage {
+            // A listing may have had more pages than were paid for. What it did not use of its share it gives back: one that
+            // failed at its first request has cost no more than that.
+            points = paid.max(READ_POINTS * calls);
+            self.lists.level += i64::from(pages.max(1).saturating_sub(calls)) * CALL;
+        }
         if heard && self.unheard_points > 0 {
             self.spent.retain(|spent| spent.heard);
             self.spent_points -= self.unheard_points;

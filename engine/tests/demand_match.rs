@@ -235,9 +235,18 @@ fn a_refused_reservation_is_tried_again_at_once_when_a_worker_of_its_group_has_e
     bench.decide();
     assert!(bench.reservations().is_empty());
     let failure = Some(WorkerFailure::PodVanished);
-    bench.apply(Change::Worker(Worker { status: Status::Failed, failure, completed_at: Some(bench.now), ..other }));
+    let ended = Worker { status: Status::Failed, failure, completed_at: Some(bench.now), ..other };
+    bench.apply(Change::Worker(ended.clone()));
     bench.decide();
     assert_eq!(bench.reservations().len(), 2);
+    // What changes about it later is no reason to ask again: it has been no worker of the group for long.
+    let asked: Vec<_> = bench.open.iter().filter(reserves).map(|it| it.id).collect();
+    asked.into_iter().for_each(|id| bench.answer(id, Outcome::Written(Ok(Written::RefusedDemand))));
+    bench.decide();
+    assert_eq!(bench.reservations(), []);
+    bench.apply(Change::Worker(Worker { node: Some("board-1".into()), ..ended }));
+    bench.decide();
+    assert_eq!(bench.reservations(), []);
 }
 
 #[test]

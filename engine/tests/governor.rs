@@ -18,9 +18,13 @@ fn budget(limit: u32, remaining: u32, minutes: i64) -> Option<Budget> {
     Some(Budget { limit, remaining, reset_at: START + Span::mins(minutes) })
 }
 
-/// GitHub answers a call.
+/// GitHub answers a call, for as much as was paid.
 fn say(allowance: &mut Allowance, usage: Use, error: Option<GitHubError>, budget: Option<Budget>, now: Time) {
-    let answer = GitHubAnswer { result: error.map_or(Ok(()), Err), budget, calls: 1 };
+    let calls = match usage {
+        Use::List { pages } | Use::Proof { pages } => pages,
+        Use::Poll | Use::Mint | Use::Delete | Use::Redeliver => 1,
+    };
+    let answer = GitHubAnswer { result: error.map_or(Ok(()), Err), budget, calls };
     allowance.answered(usage, &answer, (&Governor::default(), &Timeouts::default()), now);
 }
 
@@ -261,6 +265,24 @@ fn polls_and_listings_have_shares_of_the_hour_and_save_up_only_a_few() {
     assert_eq!(burst(&mut long, Use::List { pages: 100 }, START, 10), 1, "more pages than can be saved up for");
     let pages = pace(&mut long, Use::List { pages: 100 }, 3_600) * 100;
     assert!((700..=800).contains(&pages), "{pages} pages an hour all the same");
+}
+
+/// What an earlier listing cost, the lookup of its runner group included, is what the next one is estimated at.
+#[test]
+fn a_listing_gives_back_what_it_has_not_used_of_its_share() {
+    let (governor, timeouts) = (Governor::default(), Timeouts::default());
+    let usage = Use::List { pages: 4 };
+    // 55 calls an hour of 371, of which two and a bit are saved up: a longer listing waits for all of that.
+    let one = 3_600_000 / 55 + 1;
+    for (calls, waits) in [(4, 4 * 3_600_000 / 55 + 1), (1, one), (0, 0), (6, 4 * 3_600_000 / 55 + 1)] {
+        let mut allowance = Allowance::default();
+        say(&mut allowance, Use::Poll, None, budget(371, 371, 60), START);
+        assert!(allowance.is_ready(usage, &governor, START));
+        allowance.spend(usage, &governor, START);
+        let torn = GitHubAnswer::<()> { result: Err(GitHubError::Torn), budget: None, calls };
+        allowance.answered(usage, &torn, (&governor, &timeouts), START);
+        assert_eq!(allowance.ready_at(usage, &governor, START), START + Span(waits), "{calls} calls of 4");
+    }
 }
 
 #[test]

@@ -230,7 +230,11 @@ impl Args {
 
     fn jobs(&mut self) -> Result<usize, String> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        Ok(self.number("--jobs")?.map_or(cores, |jobs| jobs as usize))
+        match self.number("--jobs")? {
+            Some(0) => Err(String::from("--jobs wants 1 or more")),
+            Some(jobs) => Ok(jobs as usize),
+            None => Ok(cores),
+        }
     }
 
     fn profile(&mut self) -> Result<Option<Profile>, String> {
@@ -288,7 +292,9 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
             let (trace, as_json, check) = (args.value("--trace")?, args.flag("--json"), args.flag("--check"));
             args.end()?;
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
-            let plan = Arc::new(Plan::parse(&text).map_err(|error| format!("{file}: {error}"))?);
+            let elsewhere = if text.contains("[plan]") { "; a world of the full depth wants --depth full" } else { "" };
+            let plan = Plan::parse(&text).map_err(|error| format!("{file}: {error}{elsewhere}"))?;
+            let plan = Arc::new(plan);
             if as_json {
                 return Ok(scenario_as_json(&plan, check));
             }
@@ -300,12 +306,11 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
             }
             let file = args.0.remove(0);
             let seed = args.number("--seed")?.unwrap_or(0);
-            let mut settings = Vec::new();
+            let (mut settings, mut policies) = (Vec::new(), String::new());
             while let Some(policy) = args.value("--policy")? {
                 let text = std::fs::read_to_string(&policy).map_err(|error| format!("{policy}: {error}"))?;
-                let name =
-                    std::path::Path::new(&policy).file_stem().map_or(policy.as_str().into(), |it| it.to_string_lossy());
-                settings.push(Setting::parse(&name, &text)?);
+                settings.push(Setting::parse(policy.strip_suffix(".toml").unwrap_or(&policy), &text)?);
+                let _ = write!(policies, " --policy {policy}");
             }
             let as_json = args.flag("--json");
             args.end()?;
@@ -319,7 +324,7 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
             }
             let end = replayed(&told.jobs, &settings, seed, as_json);
             if end == End::Broke {
-                eprintln!("again: {again} replay {file} --seed {seed}, with the same policies");
+                eprintln!("again: {again} replay {file} --seed {seed}{policies}");
             }
             Ok(end)
         }
@@ -375,7 +380,8 @@ pub fn command(args: Vec<String>, again: &str) -> Result<End, String> {
             let seeds = args.number("--seeds")?.unwrap_or(10_000);
             let as_json = args.flag("--json");
             args.end()?;
-            let all = mutants::run(only.as_deref(), seeds, |fared| eprintln!("{}", mutants::line(fared)))?;
+            let begins = |what: &str| eprintln!("{what}");
+            let all = mutants::run(only.as_deref(), seeds, begins, |fared| eprintln!("{}", mutants::line(fared)))?;
             if as_json {
                 println!("{}", mutants::as_json(&all));
             }

@@ -231,6 +231,14 @@ register! {
     }
 }
 
+impl Fault {
+    /// Whether it makes what a leader knows of the cluster old.
+    pub fn ages_views(self) -> bool {
+        use Fault::{ClusterAfter, ClusterBefore, ClusterTimeout, WatchBroken, WatchLate};
+        matches!(self, ClusterAfter | ClusterBefore | ClusterTimeout | WatchBroken | WatchLate)
+    }
+}
+
 /// Counts by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counts {

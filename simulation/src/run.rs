@@ -555,7 +555,7 @@ impl Sim {
         for (s, scheduler) in self.schedulers.iter().enumerate() {
             let Some(snapshot) = scheduler.snapshot() else { continue };
             let now = self.abs(self.now + scheduler.offset);
-            for job in self.store.rows.jobs().filter(|job| crate::store::is_waiting(job)).take(20) {
+            for job in self.store.rows.jobs().filter(|job| crate::judge::is_waiting(job)).take(20) {
                 let why = explain(snapshot, &self.policy, job.id, now).waiting_on;
                 lines.push(format!("scheduler {s} says of job {}: {why:?}", job.id));
             }

@@ -2,7 +2,7 @@
 
 use engine::{
     decision::{JobFailure, Write},
-    facts::{Job, Status, StoreError, Written},
+    facts::{Job, StoreError, Written},
     ids::{Epoch, InstallationId, Span},
     rows::Rows,
 };
@@ -185,9 +185,4 @@ pub(crate) fn what(write: &Write) -> String {
         Write::JobFailed { id, failure, .. } => format!("job {id} failed: {failure}"),
         Write::JobRequeued { id, .. } => format!("job {id} requeued"),
     }
-}
-
-/// Whether a row counts as waiting for a runner.
-pub(crate) fn is_waiting(job: &Job) -> bool {
-    job.status == Status::Pending || job.is_requeued()
 }

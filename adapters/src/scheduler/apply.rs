@@ -28,13 +28,13 @@ use crate::{
 };
 
 /// A call to GitHub or the cluster that takes longer is given up; whether it had its effect is then unknown.
-const CALL_LIMIT: Duration = Duration::from_secs(30);
+pub const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// A listing may have many pages.
 const LIST_LIMIT: Duration = Duration::from_secs(120);
 /// One write transaction to the store.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Writes in one transaction: enough to share a commit in a burst, few enough to keep it short.
-const WRITES_AT_ONCE: usize = 500;
+pub const WRITES_AT_ONCE: usize = 500;
 
 /// JIT configurations between `MintJit` and `CreateSecret`, in memory alone (S10).
 type Vault = Arc<Mutex<BTreeMap<WorkerName, SecretString>>>;

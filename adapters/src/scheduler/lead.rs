@@ -20,9 +20,9 @@ use super::{RENEW_EVERY, Scheduler, TermEnd, apply::Hands, health::Question, lea
 use crate::ports::{Changes, ClusterEvent, Cursor, Lease};
 
 /// The loop turns at least this often, woken or not: the specification's 15 s.
-const TICK: Duration = Duration::from_secs(15);
+pub const TICK: Duration = Duration::from_secs(15);
 /// What is under way when the process is told to stop may take this long. L9 allows 30 s for everything.
-const FINISH: Duration = Duration::from_secs(20);
+pub const FINISH: Duration = Duration::from_secs(20);
 /// Facts taken in one turn before deciding: a storm must not starve the decisions.
 const FACTS_A_TURN: usize = 10_000;
 /// A reading of the store that takes longer is given up and begun anew.
@@ -30,7 +30,7 @@ const READ_LIMIT: Duration = Duration::from_secs(60);
 /// Parts of a reading that wait to be taken in: one in hand and one at hand.
 const PARTS_WAITING: usize = 2;
 /// The pause after a failed reading of the store.
-const READ_PAUSE: Duration = Duration::from_secs(2);
+pub const READ_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the tasks beside the loop tell it.
 #[derive(Debug)]

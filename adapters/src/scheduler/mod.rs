@@ -20,7 +20,9 @@ use engine::{
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
+pub use apply::{CALL_LIMIT, WRITES_AT_ONCE};
 pub use health::{Health, Question, router};
+pub use lead::{FINISH, READ_PAUSE, TICK};
 
 use crate::ports::{Clock, Cluster, GitHub, Lease, Store};
 
@@ -28,9 +30,9 @@ use crate::ports::{Clock, Cluster, GitHub, Lease, Store};
 /// any pause a healthy process makes, shorter than anybody's patience.
 pub const LEASE: Span = Span::secs(15);
 /// How often it is renewed: two failures in a row still leave time for a third attempt.
-const RENEW_EVERY: Duration = Duration::from_secs(5);
+pub const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// How often a process that does not lead tries to.
-const STAND_BY: Duration = Duration::from_secs(3);
+pub const STAND_BY: Duration = Duration::from_secs(3);
 
 /// Everything a scheduler works with.
 #[derive(Clone)]

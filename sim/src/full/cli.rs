@@ -34,7 +34,7 @@ use super::{
 use crate::credentials::{Error, ModelKey};
 
 const USAGE: &str = "usage: full run --seed N [--profile P] [--check] [--trace FILE] [--report]
-       full sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
+       full sweep --seeds A..B [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--quiet] [--json]
        full variants --seeds A..B                 calm worlds end the same, whatever is added that must not matter
        full storm [--seed N] [--trace FILE]       ten thousand webhooks, a failover of Postgres, two of the leader
        full steady [--seed N] [--hours H]         a hundred jobs an hour, and how fast they are simulated
@@ -133,6 +133,10 @@ impl Args {
 
 /// Runs a command line: 0 held, 1 an invariant broke, 2 usage.
 pub fn main(args: Vec<String>) -> ExitCode {
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     match command(args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
@@ -363,9 +367,12 @@ fn sweep(mut args: Args) -> Result<bool, String> {
     let Range { start: from, end: to } = seeds(&mut args)?;
     let profile = args.profile()?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.number("--jobs")?.map_or(cores, |jobs| jobs.max(1) as usize);
+    let jobs = match args.number("--jobs")? {
+        Some(0) => return Err("--jobs wants 1 or more".to_owned()),
+        jobs => jobs.map_or(cores, |jobs| jobs as usize),
+    };
     let (once, partial, as_json) = (args.flag("--once"), args.flag("--partial"), args.flag("--json"));
-    let first = args.flag("--first");
+    let (first, quiet) = (args.flag("--first"), args.flag("--quiet"));
     args.check();
     args.end()?;
     // Made before the others ask for it.
@@ -399,7 +406,7 @@ fn sweep(mut args: Args) -> Result<bool, String> {
         if first && !swept.failed.is_empty() {
             next.store(to, Ordering::Relaxed);
         }
-        if told.elapsed() >= TELL {
+        if !quiet && told.elapsed() >= TELL {
             told = Instant::now();
             eprintln!("{} of {} seeds, {} failed", swept.seeds, to - from, swept.failed.len());
         }

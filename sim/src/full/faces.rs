@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use adapters::scheduler::CALL_LIMIT;
 use axum::{
     Router,
     body::Body,
@@ -87,8 +88,6 @@ const BAD_GATEWAY: &str =
 const LIMITED: &str = r#"{"message":"You have exceeded a secondary rate limit"}"#;
 const NO_GROUPS: &str = r#"{"message":"Runner groups are not available for this organization's plan"}"#;
 const QUOTA: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"exceeded quota: runners","reason":"Forbidden","code":403}"#;
-/// Whoever calls has given a call up by then (milliseconds).
-const GIVEN_UP: i64 = 30_000;
 
 async fn before_github(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
     let Some((call, request)) = read(&world, request).await else { return refuse(400, BAD_GATEWAY) };
@@ -104,9 +103,9 @@ async fn answer_github(world: &Arc<World>, call: &Call, request: Request, next: 
     let mints = call.method == http::Method::POST && call.path.ends_with("/generate-jitconfig");
     let _step = mints.then(|| world.step(call.caller, Rare::KilledMinting));
     if let Some(until) = world.struck(Fault::GithubStalled) {
-        let rest = until - world.now();
-        sleep(Duration::from_millis(rest.unsigned_abs())).await;
-        if let Some(account) = call.account.filter(|_| mints && rest > GIVEN_UP) {
+        let rest = Duration::from_millis((until - world.now()).unsigned_abs());
+        sleep(rest).await;
+        if let Some(account) = call.account.filter(|_| mints && rest > CALL_LIMIT) {
             judge::unheard_mint(world, account);
         }
     }

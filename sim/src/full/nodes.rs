@@ -12,7 +12,7 @@ use adapters::{
     kubernetes::{KubernetesClient, PodSettings},
     notices::Notices,
     ports::{Cluster, ClusterEvent},
-    scheduler::{Health, Inspect, Scheduler},
+    scheduler::{Health, Inspect, LEASE, Scheduler},
 };
 use bytes::Bytes;
 use engine::{
@@ -48,8 +48,6 @@ const WAITING: usize = 20_000;
 
 /// So many deliveries on their way at once are a storm.
 const STORM: usize = 30;
-/// For how long leadership is held (milliseconds).
-const LEASE: i64 = 15_000;
 
 /// Starts every node.
 pub fn start_all(world: &Arc<World>) {
@@ -357,7 +355,7 @@ pub fn pause(world: &Arc<World>, node: Node, lasts: i64) {
         return;
     }
     match node {
-        Node::Scheduler(_) if lasts <= LEASE => {}
+        Node::Scheduler(_) if lasts <= LEASE.0 => {}
         Node::Scheduler(_) => world.fault(Fault::Paused),
         Node::Ghfe(_) => world.more(More::GhfePaused),
         Node::GitHub => world.more(More::GithubPaused),

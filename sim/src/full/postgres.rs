@@ -14,7 +14,7 @@ use std::{
 use adapters::ports::{Changes, Cursor, HistoryPage, HistoryQuery, Lease, Store, StoreWrite, Usage, history_order};
 use engine::{
     decision::{JobFailure, Write},
-    facts::{Job, Status, StoreError, Worker, Written},
+    facts::{Job, StoreError, Worker, Written},
     ids::{Epoch, InstallationId, JobId, Span, Time, WorkerName},
     rows::Rows,
 };
@@ -254,11 +254,6 @@ fn history(rows: &Rows, query: HistoryQuery) -> HistoryPage {
     let total = jobs.len() as u64;
     let skip = query.page as usize * query.per_page as usize;
     HistoryPage { jobs: jobs.into_iter().skip(skip).take(query.per_page as usize).collect(), total }
-}
-
-/// Whether a row counts as waiting for a runner.
-pub fn is_waiting(job: &Job) -> bool {
-    job.status == Status::Pending || job.is_requeued()
 }
 
 /// An open session, and with which of the server's hosts.

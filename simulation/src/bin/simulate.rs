@@ -11,7 +11,7 @@ use simulation::cli::{End, command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profile P] [--check] [--trace FILE]
-       cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--once] [--check] [--partial] [--json]
+       cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--until INVARIANT] [--once] [--check] [--partial] [--quiet] [--json]
        cargo sim replay FILE [--seed N] [--policy FILE]... [--json]
        cargo sim shrink --seed N [--depth fast|full] [--profile P] [--check] [--out FILE]
        cargo sim scenario FILE [--depth fast|full] [--check] [--trace FILE] [--json]
@@ -62,7 +62,7 @@ fn usage(message: &str) -> ExitCode {
 fn full(args: &[String]) -> ExitCode {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dev/full");
     match Command::new(&script).args(args).status() {
-        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)),
         Err(error) => usage(&format!("{}: {error}", script.display())),
     }
 }

@@ -1,10 +1,11 @@
 //! What GitHub sends, how ghfe answers it, and the log of both.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use engine::{
     ids::{InstallationId, JobId},
     intake::{self, Intake, WorkflowJob},
+    labels::LabelSet,
 };
 
 use super::{Attempt, Body, Posted};
@@ -132,11 +133,12 @@ impl Sim {
                 let Some(known) = self.github.jobs.get(&job) else { return 200 };
                 let account = &self.plan.world.account[known.account];
                 let time = |at: i64| self.abs(at);
+                let labels = spelled(&known.labels, job);
                 let facts = WorkflowJob {
                     action,
                     job_id: Some(job),
                     html_url: Some(&known.url),
-                    labels: known.labels.iter().collect(),
+                    labels: labels.iter().map(AsRef::as_ref).collect(),
                     created_at: Some(time(known.created)),
                     started_at: started.map(time),
                     completed_at: ended.map(time),
@@ -165,6 +167,16 @@ impl Sim {
             }
         }
     }
+}
+
+/// A job's labels as its workflow writes them: every other one in capitals, and in another order. To GitHub they are the same.
+fn spelled(labels: &LabelSet, job: i64) -> Vec<Cow<'_, str>> {
+    let mut spelled: Vec<Cow<'_, str>> = labels.iter().map(Cow::from).collect();
+    if job % 2 != 0 {
+        spelled.reverse();
+        spelled.iter_mut().for_each(|label| *label = label.to_uppercase().into());
+    }
+    spelled
 }
 
 /// The installation that a delivery of this job names in place of the real one: an earlier one, or a later one that no App of

@@ -9,7 +9,7 @@ use engine::{
 use crate::{
     cluster::{Pod, Whose},
     plan::What,
-    register::{Fault, Rare},
+    register::Rare,
     run::{HOUR, MINUTE, SECOND, Sim},
 };
 
@@ -28,12 +28,8 @@ impl Sim {
 
     /// How old what a leader knows of the cluster may be.
     fn view_lag(&self) -> i64 {
-        let slows = |fault: Fault| {
-            use Fault::{ClusterAfter, ClusterBefore, ClusterTimeout, WatchBroken, WatchLate};
-            matches!(fault, ClusterAfter | ClusterBefore | ClusterTimeout | WatchBroken | WatchLate)
-        };
         let lately = |from: i64, until: i64| from <= self.now && self.now < until + VIEW_LAG;
-        let slow = self.plan.window.iter().any(|it| slows(it.fault) && lately(it.from, it.until));
+        let slow = self.plan.window.iter().any(|it| it.fault.ages_views() && lately(it.from, it.until));
         let paused = self.plan.deed.iter().any(|it| match it.what {
             What::Pause { lasts, .. } => lately(it.at, it.at + lasts),
             _ => false,

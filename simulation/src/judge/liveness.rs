@@ -13,10 +13,9 @@ use crate::{
     register::Rare,
     run::{HOUR, MINUTE, SECOND, Sim},
     scheduler::DRIFT_STEP,
-    store::is_waiting,
 };
 
-use super::{GRACE, JIT_A_MINUTE, LISTED, RECOVERY, RESERVED, number};
+use super::{GRACE, JIT_A_MINUTE, LISTED, RECOVERY, RESERVED, is_requeued, is_waiting, number};
 
 /// A worker for every job that has room (L1).
 const SERVED: i64 = 30 * SECOND;
@@ -267,7 +266,7 @@ impl Sim {
             let late = state == JobState::Done && !status.is_ended();
             let named = row.assignment.as_ref().map(|it| WorkerName::new(it.runner.clone()));
             let ours = named.is_some_and(|name| self.store.rows.worker(&name).is_some_and(|it| it.status.is_ended()));
-            let waits = state == JobState::Queued && status == Status::Running && !row.is_requeued();
+            let waits = state == JobState::Queued && status == Status::Running && !is_requeued(row);
             let poor = self.is_poor(account);
             // Polls have a quarter of the hour's calls, evenly: when more ends were lost than a minute has polls for, a
             // job waits for the others' turns.
@@ -427,7 +426,7 @@ impl Sim {
         // What a row says to run on it may run there, until a poll has told otherwise (L2 judges when it must have).
         let works = |name: &WorkerName| {
             let on_it = |job: &Job| job.assignment.as_ref().is_some_and(|it| it.runner == *name.text());
-            self.store.rows.jobs().any(|job| job.status == Status::Running && !job.is_requeued() && on_it(job))
+            self.store.rows.jobs().any(|job| job.status == Status::Running && !is_requeued(job) && on_it(job))
         };
         let judged = |(name, pod): (&WorkerName, &Pod)| {
             let row = self.store.rows.worker(name);

@@ -16,6 +16,7 @@ use std::{
 use engine::{
     facts::{Job, Status},
     ids::{EntityId, JobId, OwnerId, PodUid, Time, WorkerName},
+    labels::LabelSet,
 };
 
 use crate::run::{HOUR, MINUTE, SECOND};
@@ -198,4 +199,21 @@ impl Judge {
 
 fn number(name: &WorkerName) -> i64 {
     crate::trace::number(name.as_str())
+}
+
+/// Whether a row counts as waiting for a runner.
+pub fn is_waiting(job: &Job) -> bool {
+    job.status == Status::Pending || is_requeued(job)
+}
+
+/// Whether a row says that its job runs, and that GitHub has it queued again since it was given to its runner.
+pub fn is_requeued(job: &Job) -> bool {
+    let given = job.assignment.as_ref().map(|it| it.started_at);
+    job.status == Status::Running && job.requeued_at.is_some_and(|at| given <= Some(at))
+}
+
+/// Whether these labels are those of a job that asks for `asked`, however that spells and orders them.
+fn is_set_of(labels: &LabelSet, asked: &[String]) -> bool {
+    let asked: BTreeSet<String> = asked.iter().map(|label| label.to_lowercase()).collect();
+    labels.iter().eq(asked.iter().map(String::as_str))
 }

@@ -14,10 +14,9 @@ use crate::{
     github::{self, Entry, JobState},
     register::Rare,
     run::{HOUR, MINUTE, SECOND, Sim},
-    store::is_waiting,
 };
 
-use super::{JIT_A_MINUTE, LISTED, RECOVERY, Told};
+use super::{JIT_A_MINUTE, LISTED, RECOVERY, Told, is_requeued, is_set_of, is_waiting};
 
 /// What changed within this time may not have been read yet, or not been when the decision was made.
 const FRESH: i64 = 2 * SECOND;
@@ -205,7 +204,7 @@ impl Sim {
             return (waiting, 0);
         }
         // Rows are in order of their names.
-        for job in self.store.rows.jobs().filter(|job| job.status == Status::Running && !job.is_requeued()) {
+        for job in self.store.rows.jobs().filter(|job| job.status == Status::Running && !is_requeued(job)) {
             if let Some(assignment) = &job.assignment
                 && let Ok(at) = free.binary_search(&&WorkerName::new(assignment.runner.clone()))
             {
@@ -369,10 +368,9 @@ impl Sim {
         }
         let world = &self.plan.world;
         // Rules may send the same labels of several owners to several pools.
-        let sets =
-            world.labels.iter().zip(&world.pool_of).filter(|(labels, _)| LabelSet::new(*labels) == worker.labels);
+        let sets = world.labels.iter().zip(&world.pool_of).filter(|(labels, _)| is_set_of(&worker.labels, labels));
         let pools: Vec<&str> = sets.map(|(_, pool)| world.pool[*pool].name.as_str()).collect();
-        if !pools.is_empty() && !pools.contains(&worker.pool.as_str()) {
+        if !pools.contains(&worker.pool.as_str()) {
             let what = format!("{} [{}] is for {}, a pool of other labels", worker.name, worker.labels, worker.pool);
             self.breaks("S9 exact-labels", what);
         }

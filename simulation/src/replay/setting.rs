@@ -7,7 +7,7 @@ use engine::{
     labels::{LabelRule, Matcher, Source},
     policy::{OwnerPolicy, Policy, Staging},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 /// What RISE runs with: the policy when none is named.
 const RISE: &str = include_str!("../../../adapters/src/config/rise.toml");
@@ -16,8 +16,15 @@ const BOARDS: u32 = 8;
 
 /// A policy file: the service's own `CONFIG`, of which this reads what decides, and `[boards]` beside it.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct File {
     default_max_workers: Cap,
+    #[serde(default, rename = "registry")]
+    _registry: IgnoredAny,
+    #[serde(default, rename = "namespace")]
+    _namespace: IgnoredAny,
+    #[serde(default, rename = "apps")]
+    _apps: IgnoredAny,
     #[serde(default)]
     owner: Vec<Owner>,
     #[serde(default)]
@@ -165,5 +172,8 @@ mod tests {
         assert_eq!(Setting::parse("more", &more).unwrap().boards["scw-em-rv1"], 3);
         let wrong = format!("{RISE}\n[boards]\nnowhere = 3\n");
         assert_eq!(Setting::parse("wrong", &wrong).unwrap_err(), "wrong: boards.nowhere: no such pool");
+        let mistyped = format!("{RISE}\n[board]\nscw-em-rv1 = 3\n");
+        let error = Setting::parse("mistyped", &mistyped).unwrap_err();
+        assert!(error.contains("unknown field `board`"), "{error}");
     }
 }

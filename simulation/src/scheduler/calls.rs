@@ -6,7 +6,10 @@ use engine::{
     ids::{Epoch, InstallationId, Time},
 };
 
-use super::Inbox;
+use super::{
+    Inbox,
+    times::{CALL_LIMIT, WRITES_AT_ONCE},
+};
 use crate::{
     github::STALL_ENDS,
     register::{Fault, Rare},
@@ -14,10 +17,6 @@ use crate::{
     store::{away, kind},
     trace::number,
 };
-
-/// As in production.
-const CALL_LIMIT: i64 = 30 * SECOND;
-const WRITES_AT_ONCE: usize = 500;
 
 fn is_github(action: &Action) -> bool {
     matches!(

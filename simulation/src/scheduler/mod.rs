@@ -25,13 +25,30 @@ use crate::{
     run::{Event, MINUTE, SECOND, Sim},
 };
 
-/// As in production.
-const LEASE: i64 = 15 * SECOND;
-const RENEW_EVERY: i64 = 5 * SECOND;
-const STAND_BY: i64 = 3 * SECOND;
-const TICK: i64 = 15 * SECOND;
-const READ_PAUSE: i64 = 2 * SECOND;
-const FINISH: i64 = 20 * SECOND;
+use times::{FINISH, LEASE, READ_PAUSE, RENEW_EVERY, STAND_BY, TICK};
+
+/// What production's scheduler waits for, and how long (milliseconds): the crate that knows both holds these against it.
+pub mod times {
+    use crate::run::SECOND;
+
+    /// For how long leadership is held.
+    pub const LEASE: i64 = 15 * SECOND;
+    /// How often it is renewed.
+    pub const RENEW_EVERY: i64 = 5 * SECOND;
+    /// How often a process that does not lead tries to.
+    pub const STAND_BY: i64 = 3 * SECOND;
+    /// The loop turns at least this often.
+    pub const TICK: i64 = 15 * SECOND;
+    /// The pause after a failed reading of the store.
+    pub const READ_PAUSE: i64 = 2 * SECOND;
+    /// What is under way when a process is told to stop may take this long.
+    pub const FINISH: i64 = 20 * SECOND;
+    /// A call to GitHub or the cluster that takes longer is given up.
+    pub const CALL_LIMIT: i64 = 30 * SECOND;
+    /// Writes in one transaction.
+    pub const WRITES_AT_ONCE: usize = 500;
+}
+
 /// How often a clock that drifts is off by more.
 pub(crate) const DRIFT_STEP: i64 = 10 * SECOND;
 /// So many deliveries on their way at once are a storm.

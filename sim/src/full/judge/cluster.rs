@@ -8,7 +8,7 @@ use engine::{
 use serde_json::Value;
 use simulation::{
     plan::What,
-    register::{Fault, Rare},
+    register::Rare,
     run::{HOUR, MINUTE, SECOND},
 };
 
@@ -31,16 +31,12 @@ const BRIEF_LAG: i64 = 10 * SECOND;
 /// How old what a leader knows of the cluster may be.
 fn view_lag(world: &World) -> i64 {
     let now = world.now();
-    let slows = |fault: Fault| {
-        use Fault::{ClusterAfter, ClusterBefore, ClusterTimeout, WatchBroken, WatchLate};
-        matches!(fault, ClusterAfter | ClusterBefore | ClusterTimeout | WatchBroken | WatchLate)
-    };
     let upsets = |upset: &Upset| {
         use Upset::{Clock, DropGroups, RefuseGroups, RevokeTokens, Visit};
         !matches!(upset, Clock(..) | DropGroups | RefuseGroups(_) | RevokeTokens | Visit(..))
     };
     let lately = |from: i64, until: i64| from <= now && now < until + VIEW_LAG;
-    let slow = world.plan.plan.window.iter().any(|it| slows(it.fault) && lately(it.from, it.until));
+    let slow = world.plan.plan.window.iter().any(|it| it.fault.ages_views() && lately(it.from, it.until));
     let upset = world.plan.trouble.iter().any(|it| upsets(&it.upset) && lately(it.at, it.at + it.lasts));
     let paused = world.plan.plan.deed.iter().any(|it| match it.what {
         What::Kill { lasts, .. } | What::Pause { lasts, .. } | What::Stop { lasts, .. } => lately(it.at, it.at + lasts),

@@ -7,6 +7,7 @@ use engine::{
     ids::{JobId, Time, WorkerName},
 };
 use simulation::{
+    judge::{is_requeued, is_waiting},
     register::Rare,
     run::{HOUR, MINUTE, SECOND},
     trace::number,
@@ -14,7 +15,7 @@ use simulation::{
 
 use super::{
     super::{
-        postgres::{Database, is_waiting},
+        postgres::Database,
         world::{Node, World, lock},
     },
     GRACE, JIT_A_MINUTE, RECOVERY, RESERVED, account_of, cap, is_ended, live, offered, pod,
@@ -334,7 +335,7 @@ impl Look<'_> {
                         format!("job {id} has ended and its row says {:?}", row.status)
                     });
                 }
-                let waits = job.state == JobState::Queued && row.status == Status::Running && !row.is_requeued();
+                let waits = job.state == JobState::Queued && row.status == Status::Running && !is_requeued(row);
                 for (key, holds, limit) in [(id, waits && !poor, asked.max(SWEPT)), (-id, waits, asked + HOUR)] {
                     self.hold("L2 requeued", key, holds, limit, || {
                         format!("job {id} is queued again and its row runs")
@@ -502,7 +503,7 @@ impl Look<'_> {
             // What a row says to run on it may run there, until a poll has told otherwise (L2 judges when it must have).
             let works = self.database.rows.jobs().any(|job| {
                 let on_it = job.assignment.as_ref().is_some_and(|it| *it.runner == *name);
-                on_it && job.status == Status::Running && !job.is_requeued()
+                on_it && job.status == Status::Running && !is_requeued(job)
             });
             let unregistered = phase == Phase::Running && !online && !busy && !works && active && healthy && !deleting;
             self.hold("L3 never-registered", key, unregistered, 150 * SECOND + LOOK, || {

@@ -9,6 +9,7 @@ use engine::{
     labels::LabelSet,
 };
 use simulation::{
+    judge::{is_requeued, is_waiting},
     register::{Fault, Rare},
     run::{MINUTE, SECOND},
     trace::number,
@@ -17,7 +18,7 @@ use simulation::{
 use super::{
     super::{
         logs,
-        postgres::{Database, is_waiting},
+        postgres::Database,
         world::{World, lock},
     },
     JIT_A_MINUTE, RECOVERY, Told, account_of, cap, github as calls, is_ended, pod, troubled,
@@ -213,7 +214,7 @@ fn demand_but_for_spent(world: &World, database: &Database, like: &Worker) -> (i
 fn supply_less(database: &Database, like: &Worker, busy: impl Fn(&str) -> bool) -> (i64, i64) {
     let group = |job: &&Job| job.entity == like.entity && job.labels == like.labels;
     let waiting = database.rows.jobs().filter(group).filter(|job| is_waiting(job)).count() as i64;
-    let running = |job: &&Job| job.status == Status::Running && !job.is_requeued();
+    let running = |job: &&Job| job.status == Status::Running && !is_requeued(job);
     let named: BTreeSet<&str> = database
         .rows
         .jobs()
@@ -447,7 +448,7 @@ fn fifo(world: &World, database: &Database, worker: &Worker) {
             continue;
         }
         // Who took a job is known some time later: each counts as free until a row names it.
-        let running = |job: &&Job| job.status == Status::Running && !job.is_requeued();
+        let running = |job: &&Job| job.status == Status::Running && !is_requeued(job);
         let names = |job: &Job| job.assignment.as_ref().map(|it| it.runner.clone());
         let named: BTreeSet<_> = database.rows.jobs().filter(running).filter_map(names).collect();
         let mine = |it: &&Worker| it.entity == entity && it.labels == *labels && !it.status.is_ended();
