@@ -42,6 +42,7 @@ pub struct Health {
     beat_ms: AtomicI64,
     epoch: AtomicI64,
     decisions: AtomicU64,
+    readings: AtomicU64,
     actions: AtomicU64,
     jobs: AtomicU64,
     workers: AtomicU64,
@@ -58,6 +59,7 @@ impl Default for Health {
             beat_ms: AtomicI64::new(0),
             epoch: AtomicI64::new(0),
             decisions: AtomicU64::new(0),
+            readings: AtomicU64::new(0),
             actions: AtomicU64::new(0),
             jobs: AtomicU64::new(0),
             workers: AtomicU64::new(0),
@@ -115,6 +117,15 @@ impl Health {
         self.workers.store(snapshot.active_workers() as u64, Ordering::Relaxed);
         self.under_way.store(snapshot.in_flight() as u64, Ordering::Relaxed);
         self.decisions.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn decided_on_readings(&self, taken_in: u64) {
+        self.readings.fetch_add(taken_in, Ordering::Release);
+    }
+
+    /// Readings of the store that this process has taken in whole and decided on.
+    pub fn readings(&self) -> u64 {
+        self.readings.load(Ordering::Acquire)
     }
 
     /// The questions' other end, for the term that begins; it is given back when the term ends.

@@ -1,6 +1,6 @@
 //! One term of leadership: the loop that owns the snapshot.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use engine::{
     decide::decide,
@@ -75,6 +75,7 @@ pub(super) async fn lead(
         lost,
         questions: scheduler.health.take_inbox(),
         wake_at: None,
+        taken_in: 0,
     };
     let end = term.run(stop).await;
     scheduler.health.return_inbox(term.questions.take());
@@ -101,6 +102,8 @@ struct Term<'a> {
     lost: watch::Receiver<Instant>,
     questions: Option<mpsc::Receiver<Question>>,
     wake_at: Option<Time>,
+    /// Readings of the store that have been taken in whole since the last decision.
+    taken_in: u64,
 }
 
 impl Term<'_> {
@@ -169,6 +172,7 @@ impl Term<'_> {
         self.snapshot.apply(Change::Jobs(changes.jobs), now);
         if let Some(asked_at) = synced {
             self.snapshot.apply(Change::StoreSynced { asked_at }, now);
+            self.taken_in += 1;
         }
     }
 
@@ -182,6 +186,7 @@ impl Term<'_> {
         }
         self.wake_at = decision.wake_at;
         self.scheduler.health.decided(decision.actions.len(), &self.snapshot);
+        self.scheduler.health.decided_on_readings(mem::take(&mut self.taken_in));
         for chosen in decision.actions {
             tracing::debug!(id = chosen.id, action = ?chosen.action, reason = ?chosen.reason, "chosen");
             self.hands.carry_out(chosen);

@@ -249,7 +249,9 @@ impl Ctx {
         let deadline = tokio::time::Instant::now() + SETTLE;
         let mut quiet = 0;
         let mut seen = self.fingerprint();
-        while quiet < 2 {
+        // A round's reading may have begun before the round did, but after the round before it; and what was written in that
+        // one was written before it was found quiet.
+        while quiet < 3 {
             if !self.service.violations().is_empty() {
                 return Err("a decision was made that may never be made".into());
             }
@@ -277,14 +279,15 @@ impl Ctx {
     /// Has the scheduler read the store and decide once more.
     async fn turn(&self) -> Result<(), Error> {
         let before = self.service.health.status(self.now());
+        let read = self.service.health.readings();
         sqlx::query("SELECT pg_notify('prod_queue_event', '')").execute(self.store.pool()).await?;
         if !before.leading {
             tokio::time::sleep(Duration::from_millis(20)).await;
             return Ok(());
         }
-        // The reading it asks for, and with it a decision, follow at once; a lost notification costs one round.
+        // The reading it asks for, and a decision on it, follow at once; a lost notification costs one round.
         let patience = tokio::time::Instant::now() + Duration::from_millis(500);
-        while self.service.health.status(self.now()).decisions == before.decisions {
+        while self.service.health.readings() == read {
             if tokio::time::Instant::now() > patience {
                 break;
             }

@@ -12,6 +12,7 @@ use engine::{
 use crate::{
     cluster::{Pod, Whose},
     github::{self, Entry, JobState},
+    plan::Window,
     register::Rare,
     run::{HOUR, MINUTE, SECOND, Sim},
 };
@@ -446,7 +447,8 @@ impl Sim {
 
     /// Whether something has lately been wrong between us and an account, so that its jobs rightly wait.
     fn is_troubled(&self, account: usize) -> bool {
-        let faulty = self.now < self.plan.quiet_at + RECOVERY && !self.plan.window.is_empty();
+        let lately = |it: &Window| it.from <= self.now && self.now < it.until + RECOVERY;
+        let faulty = self.plan.window.iter().any(lately);
         let told = self.judge.trouble.get(&account).is_some_and(|at| self.now - at < HOUR + 10 * MINUTE);
         let blocked = self.github.accounts[account].blocked.max(self.judge.advised_until(account));
         // A leader whose clock is behind waits for the time that it was told by its own.
