@@ -162,6 +162,13 @@ fn row_tells_until(world: &World, call: &Call) -> i64 {
     failed_at.map_or(0, |at| (at + Span::mins(1)).0)
 }
 
+/// Whose JIT configuration a call asks for.
+fn minted(call: &Call) -> Option<WorkerName> {
+    let asks = call.method == http::Method::POST && parts(&call.path).last() == Some(&"generate-jitconfig");
+    let body: Value = serde_json::from_slice(&call.body).ok().filter(|_| asks)?;
+    body["name"].as_str().map(WorkerName::from)
+}
+
 /// S14 for a call that arrives.
 pub fn github_called(world: &World, call: &Call) {
     let Some(account) = call.account else { return };
@@ -169,6 +176,7 @@ pub fn github_called(world: &World, call: &Call) {
     let now = world.now();
     let own = (world.clock(call.caller))().0;
     let told_until = row_tells_until(world, call);
+    let minted = minted(call);
     let mut judge = lock(&world.judge);
     let told = judge.told.get(&(call.caller, life, account)).copied();
     // No leader knows what an earlier one has sent to a GitHub that stands still.
@@ -176,8 +184,12 @@ pub fn github_called(world: &World, call: &Call) {
     let unknown = stood_still(world).any(|(from, until)| (until..until + SECOND).contains(&now) && from <= granted_at);
     let points = judge.points.entry(account).or_default();
     let cost = if call.method == http::Method::GET { 1 } else { 5 };
+    // A row tells of one JIT call, however often it was tried: where a group is gone, all of a crowd are tried once more.
+    if minted.is_some() {
+        points.iter_mut().filter(|spent| spent.minted == minted).for_each(|spent| spent.told_until = 0);
+    }
     if !unknown {
-        points.push_back(Spent { at: now, points: cost, told_until });
+        points.push_back(Spent { at: now, points: cost, minted, told_until });
     }
     while points.pop_front_if(|spent| now - spent.at >= MINUTE).is_some() {}
     let sum: i64 = points.iter().map(|spent| spent.points).sum();

@@ -39,6 +39,8 @@ pub use rows::{
 struct Spent {
     at: i64,
     points: i64,
+    /// Whose JIT call it is.
+    minted: Option<WorkerName>,
     /// Until when a row tells a new leader of it, by the world's time in milliseconds since 1970.
     told_until: i64,
 }

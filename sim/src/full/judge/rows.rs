@@ -146,8 +146,8 @@ pub fn granted(world: &World, database: &mut Database, epoch: Epoch) {
         judge.shown.clear();
         judge.misleading.clear();
         // Rows tell it of one JIT call for each worker, and of one deletion for each that has failed within the last minute. How
-        // often a call was tried and when it was counted while GitHub stood still, they do not tell: that is no part of what it may
-        // spend (S14).
+        // often a call was tried, and when it was counted while GitHub stood still, they do not tell: that is no part of what it
+        // may spend (S14).
         let now = world.now();
         if calls::stood_still(world).any(|(_, until)| (until..until + MINUTE).contains(&now)) {
             judge.points.clear();
