@@ -8,7 +8,7 @@ use engine::{
 use serde_json::Value;
 use simulation::{
     plan::What,
-    register::Rare,
+    register::{Fault, Rare},
     run::{HOUR, MINUTE, SECOND},
 };
 
@@ -25,6 +25,9 @@ use crate::world::kubernetes::{Key, Phase};
 
 /// Views may lag this much behind nodes that come and go when watches and calls fare badly, or nodes do (S6).
 const VIEW_LAG: i64 = 4 * MINUTE;
+/// And so much while calls find no answer in time: a list is given up after half a minute and asked for again up to twenty
+/// seconds later, and a dozen may fail in a row.
+const UNANSWERED_LAG: i64 = 10 * MINUTE;
 /// And so much when all is well.
 const BRIEF_LAG: i64 = 10 * SECOND;
 
@@ -36,6 +39,9 @@ fn view_lag(world: &World) -> i64 {
         !matches!(upset, Clock(..) | DropGroups | RefuseGroups(_) | RevokeTokens | Visit(..))
     };
     let lately = |from: i64, until: i64| from <= now && now < until + VIEW_LAG;
+    if world.plan.plan.window.iter().any(|it| it.fault == Fault::ClusterTimeout && lately(it.from, it.until)) {
+        return UNANSWERED_LAG;
+    }
     let slow = world.plan.plan.window.iter().any(|it| it.fault.ages_views() && lately(it.from, it.until));
     let upset = world.plan.trouble.iter().any(|it| upsets(&it.upset) && lately(it.at, it.at + it.lasts));
     let paused = world.plan.plan.deed.iter().any(|it| match it.what {
@@ -100,7 +106,7 @@ fn pod_created(world: &World, call: &Call, late: bool) {
     let recent = {
         let mut judge = lock(&world.judge);
         // The state before the first of the changes that count is one that counts.
-        while judge.offered.len() > 1 && judge.offered.get(1).is_some_and(|(at, _)| now - at > VIEW_LAG) {
+        while judge.offered.len() > 1 && judge.offered.get(1).is_some_and(|(at, _)| now - at > UNANSWERED_LAG) {
             judge.offered.pop_front();
         }
         let lag = view_lag(world);

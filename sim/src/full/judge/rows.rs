@@ -406,10 +406,12 @@ fn line(database: &Database, entity: EntityId, labels: &LabelSet) -> Vec<(Time, 
 fn fifo(world: &World, database: &Database, worker: &Worker) {
     let now = world.now();
     let plan = &world.plan;
-    let faulty = !plan.plan.window.is_empty() || !plan.trouble.is_empty();
+    let lately = |(from, until): (i64, i64)| from <= now && now < until + RECOVERY;
+    let windows = plan.plan.window.iter().map(|it| (it.from, it.until));
+    let faulty = windows.chain(plan.trouble.iter().map(|it| (it.at, it.at + it.lasts))).any(lately);
     // What its own jobs did since the decision is not the decision's fault; nor is what could not be known.
     let moved = |owner| lock(&world.judge).moved.get(&owner).is_some_and(|at| now - at < FRESH);
-    if faulty && now < plan.plan.quiet_at + RECOVERY || moved(worker.owner) {
+    if faulty || moved(worker.owner) {
         return;
     }
     // The specification's loop: a group's turn is that of its oldest waiting job.
