@@ -159,10 +159,15 @@ fn s8_a_listing_from_before_the_app_went_keeps_a_pod_for_as_long_as_a_job_may_ta
     assert_eq!(broken(&bench, [delete_pod(OURS)]), BTreeSet::from(["S8 never-kill-busy"]), "it may still run");
     bench.later(Span(1));
     assert_eq!(broken(&bench, [delete_pod(OURS)]), BTreeSet::new(), "no job runs for so long, and nobody can be asked");
-    // Once anything else is answered it counts again.
     bench.decide();
     let chosen = bench.expect("another listing", listing);
     bench.answer(chosen.id, Outcome::RunnersListed(away()));
+    assert_eq!(broken(&bench, [delete_pod(OURS)]), BTreeSet::new(), "silence says nothing");
+    // Once anything else is answered it counts again.
+    while bench.find(listing).is_none() {
+        bench.tick(Span::secs(5));
+    }
+    bench.listed(&[(OURS, true, true)]);
     assert_eq!(broken(&bench, [delete_pod(OURS)]), BTreeSet::from(["S8 never-kill-busy"]));
 }
 

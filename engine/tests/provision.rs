@@ -135,6 +135,44 @@ const CASES: &[Case] = &[
         bench.tick(Span(1));
         assert_eq!(step(bench), "mint");
     }),
+    ("its organisation is renamed: what the newest job calls it counts, for what is reserved already, too", |bench| {
+        reserved(bench);
+        bench.apply(Change::Job(Job { entity_name: "renamed".into(), ..job(2, 1) }));
+        bench.apply(Change::Job(Job { entity_name: "before-that".into(), ..job(0, 1) }));
+        answer(bench, "reserve", done());
+        let mint = bench.expect("a JIT call", |action| name_of(action) == "mint");
+        let Action::MintJit(worker) = &mint.action else { panic!("{mint:?}") };
+        assert_eq!(&*worker.entity_name, "renamed");
+        bench.nodes(3);
+        bench.decide();
+        let rows = bench.reservations();
+        assert!(!rows.is_empty() && rows.iter().all(|(row, _)| &*row.entity_name == "renamed"), "{rows:?}");
+        bench.listed(&[]);
+        bench.tick(Span::mins(6));
+        let listing = bench.expect("a listing", |action| matches!(action, Action::ListRunners(_)));
+        assert!(matches!(&listing.action, Action::ListRunners(scope) if &*scope.entity_name == "renamed"));
+    }),
+    ("a new leader reads the old name in workers' rows first, and the new one in a job's", |bench| {
+        let before = worker("rise-riscv-runner-1-before", 1, START);
+        bench.apply(Change::Worker(Worker { status: Status::Failed, completed_at: Some(START), ..before }));
+        bench.apply(Change::Job(Job { entity_name: "renamed".into(), ..job(1, 1) }));
+        bench.decide();
+        assert_eq!(&*bench.reservations().remove(0).0.entity_name, "renamed");
+    }),
+    ("a person's repository is renamed: its listing goes by the new name", |bench| {
+        let of = |id, name: &str| Job { entity_type: EntityType::User, repo: name.into(), ..job(id, 1) };
+        bench.apply(Change::Job(of(1, "person/old")));
+        bench.decide();
+        bench.apply(Change::Job(of(2, "person/new")));
+        bench.tick(Span::mins(6));
+        let listed =
+            |action: &Action| matches!(action, Action::ListRunners(it) if it.repo.as_deref() == Some("person/new"));
+        for _ in 0..3 {
+            bench.listed(&[]);
+            bench.tick(Span::mins(6));
+        }
+        bench.expect("a listing", listed);
+    }),
     ("the installation that it was reserved for is left for another: the call goes through that", |bench| {
         let name = reserved(bench);
         bench.apply(Change::Job(Job { installation: InstallationId(999), ..job(2, 1) }));

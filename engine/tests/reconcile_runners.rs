@@ -298,6 +298,15 @@ const CASES: &[Case] = &[
         assert!(!bench.reasons.contains(&Reason::WorkerFailed(F::JitRefused)));
         assert!(bench.until(&Reason::WorkerFailed(F::JitRefused), Some(&[]), Span::secs(65)).is_some());
     }),
+    (
+        "no JIT configuration for 10 minutes, of the hour in which GitHub gives none: its place is another's meanwhile",
+        |bench| {
+            let until = bench.now + Span::mins(55);
+            reserved(bench, || refused(GitHubError::RateLimited { until: Some(until) }), Span::secs(595));
+            assert!(!bench.reasons.contains(&Reason::WorkerFailed(F::JitRefused)));
+            assert!(bench.until(&Reason::WorkerFailed(F::JitRefused), Some(&[]), Span::secs(10)).is_some());
+        },
+    ),
     ("its name is taken: after a pause, so that no name is tried right after another", |bench| {
         reserved(bench, || refused(GitHubError::NameTaken), Span::secs(4));
         assert!(!bench.reasons.contains(&Reason::WorkerFailed(F::NameTaken)));
@@ -364,6 +373,18 @@ const CASES: &[Case] = &[
         let reason = Reason::WorkerFailed(F::InstallationGone);
         assert_eq!(bench.until(&reason, None, Span(6 * HOUR.0 - 60_000)), None);
         assert!(bench.until(&reason, None, Span::mins(5)).is_some());
+    }),
+    ("and a listing that nobody answers meanwhile does not begin that time anew", |bench| {
+        bench.find_worker(Status::Running, PodPhase::Running);
+        let reason = Reason::WorkerFailed(F::InstallationGone);
+        assert_eq!(bench.until(&reason, None, Span(3 * HOUR.0)), None);
+        let listing = |action: &Action| matches!(action, Action::ListRunners(_));
+        while bench.find(listing).is_none() {
+            bench.tick(Span::secs(5));
+        }
+        let chosen = bench.expect("a listing", listing);
+        bench.answer(chosen.id, Outcome::RunnersListed(away()));
+        assert!(bench.until(&reason, None, Span(3 * HOUR.0 + 300_000)).is_some());
     }),
 ];
 

@@ -97,7 +97,7 @@ fn reserve(turn: &mut Turn<'_>, id: JobId, job: &JobEntry, installation: Install
     let worker = Worker {
         name: WorkerName::compose(turn.policy.realm, group.key.entity, draw),
         entity: group.key.entity,
-        entity_name: group.entity_name.clone(),
+        entity_name: turn.s.scopes[group.scope].scope.entity_name.clone(),
         entity_type: group.entity_type,
         owner: group.owner,
         installation,

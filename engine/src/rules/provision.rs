@@ -32,7 +32,11 @@ fn step(turn: &mut Turn<'_>, name: &WorkerName) {
         Stage::Found | Stage::Ready => return,
     };
     if now >= expires && worker.stage != Stage::Reserving {
-        turn.s.recount_worker(name, |worker| worker.removing = Some(give_up));
+        turn.s.recount_worker(name, |worker| {
+            worker.removing = Some(give_up);
+            // What was to be paused until then, which may be GitHub's hour, is not tried again.
+            worker.backoff.clear();
+        });
         return turn.s.touch(Key::Name(name.clone()));
     }
     if now < worker.backoff.until {
@@ -96,7 +100,14 @@ fn mint(turn: &mut Turn<'_>, name: &WorkerName, expires: Time) {
     let (now, governor) = (turn.now, turn.policy.governor);
     follow_installation(turn, name);
     let Some(worker) = turn.s.workers.get_mut(name) else { return };
-    let (row, paid) = (worker.row.clone(), worker.mint_paid);
+    let (mut row, paid) = (worker.row.clone(), worker.mint_paid);
+    if let Some(scope) = turn.s.scopes.get(&row.entity).map(|entry| &entry.scope)
+        && scope.entity_type == row.entity_type
+    {
+        // It may have been renamed since.
+        row.entity_name = scope.entity_name.clone();
+        row.repo = scope.repo.clone();
+    }
     let allowance = &mut turn.s.installation(row.installation).allowance;
     let at = match paid {
         Some(paid) => allowance.claim(paid, &governor, now),

@@ -307,8 +307,9 @@ impl Snapshot {
         if let Some(worker) = self.workers.get(&name)
             && worker.row.status.is_ended()
         {
-            let at = worker.row.completed_at.unwrap_or(self.now) + self.governor.doubt_every;
-            self.doubt_job(id, at);
+            // Its pod's end is told by the node's clock, which may be ahead.
+            let ended_at = worker.row.completed_at.unwrap_or(self.now).min(self.now);
+            self.doubt_job(id, ended_at + self.governor.doubt_every);
         }
     }
 

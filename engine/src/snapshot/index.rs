@@ -47,7 +47,6 @@ pub struct Group {
     pub(crate) owner: OwnerId,
     /// Its entity's row.
     pub(crate) scope: Row,
-    pub(crate) entity_name: Arc<str>,
     pub(crate) entity_type: EntityType,
     /// What its jobs have in common by repository, pool and image: rows of the snapshot's places.
     pub(crate) places: BTreeMap<JobPlace, u32>,
@@ -288,20 +287,20 @@ impl Snapshot {
     }
 
     /// The group of a scope's jobs and workers with these labels; made when it is new.
-    fn group_in(&mut self, scope: Row, labels: &LabelSet, owner: OwnerId, name: &Arc<str>, kind: EntityType) -> Gx {
+    fn group_in(&mut self, scope: Row, labels: &LabelSet, owner: OwnerId, kind: EntityType) -> Gx {
         let entry = &self.scopes[scope];
         if let Some(gx) = entry.last_group.filter(|&gx| self.groups[gx as usize].key.labels == *labels) {
             return gx;
         }
         let gx = match entry.groups.get(labels) {
             Some(&gx) => gx,
-            None => self.make_group(scope, labels, owner, name, kind),
+            None => self.make_group(scope, labels, owner, kind),
         };
         self.scopes[scope].last_group = Some(gx);
         gx
     }
 
-    fn make_group(&mut self, scope: Row, labels: &LabelSet, owner: OwnerId, name: &Arc<str>, kind: EntityType) -> Gx {
+    fn make_group(&mut self, scope: Row, labels: &LabelSet, owner: OwnerId, kind: EntityType) -> Gx {
         let gx = self.groups.len() as Gx;
         let ox = self.owner(owner);
         self.owners[ox].groups.push(gx);
@@ -309,7 +308,6 @@ impl Snapshot {
             key: GroupKey { entity: self.scopes.id_of(scope), labels: labels.clone() },
             owner,
             scope,
-            entity_name: name.clone(),
             entity_type: kind,
             places: BTreeMap::new(),
             last_place: None,
@@ -359,7 +357,31 @@ impl Snapshot {
             scope.knows(job.installation) && scope.scope.entity_type == job.entity_type
         });
         let row = known.unwrap_or_else(|| self.learn_scope(job_scope(job)));
-        self.group_in(row, &job.labels, job.owner, &job.entity_name, job.entity_type)
+        self.name_scope(row, job);
+        self.group_in(row, &job.labels, job.owner, job.entity_type)
+    }
+
+    /// Accounts and repositories are renamed, and GitHub knows an organisation by its new name alone: what the newest job
+    /// calls them counts. Rows of workers, and of jobs from before, keep the old one.
+    fn name_scope(&mut self, row: Row, job: &Job) {
+        let entry = &mut self.scopes[row];
+        if job.id <= entry.named_by || job.entity_type != entry.scope.entity_type {
+            return;
+        }
+        entry.named_by = job.id;
+        let renamed = !ids::same(&entry.scope.entity_name, &job.entity_name);
+        if renamed {
+            entry.scope.entity_name = job.entity_name.clone();
+        }
+        let moved = entry.scope.repo.as_ref().is_some_and(|repo| !ids::same(repo, &job.repo));
+        if moved {
+            entry.scope.repo = Some(job.repo.clone());
+        }
+        if renamed || moved {
+            // What was refused under the old name says nothing of this one.
+            entry.backoff.clear();
+            self.touch(Key::Scope(job.entity));
+        }
     }
 
     /// What a job has in common with others of its group.
@@ -381,7 +403,7 @@ impl Snapshot {
     pub(crate) fn group_of_worker(&mut self, worker: &Worker) -> Gx {
         let known = self.scopes.row_of(&worker.entity).filter(|&row| self.scopes[row].knows(worker.installation));
         let row = known.unwrap_or_else(|| self.learn_scope(worker.scope()));
-        self.group_in(row, &worker.labels, worker.owner, &worker.entity_name, worker.entity_type)
+        self.group_in(row, &worker.labels, worker.owner, worker.entity_type)
     }
 
     /// Learns of a scope. When its installation is a newer one than was known, the entity's jobs are asked about and
@@ -460,6 +482,7 @@ impl Snapshot {
         let home = self.installations.row_or_insert_with(scope.installation, InstallationEntry::default);
         let row = self.scopes.row_or_insert_with(scope.entity, || ScopeEntry {
             scope: scope.clone(),
+            named_by: JobId(0),
             runners: BTreeMap::new(),
             listed_at: None,
             pages: 1,
@@ -488,7 +511,7 @@ impl Snapshot {
         if later || entry.gone.is_some() {
             let before = entry.gone_before.or(entry.gone).filter(|_| !later);
             entry.note_other(entry.scope.installation, false);
-            entry.scope = scope;
+            entry.scope.installation = scope.installation;
             entry.home = home;
             (entry.gone, entry.gone_before) = (None, before);
         } else {

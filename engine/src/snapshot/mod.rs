@@ -247,6 +247,8 @@ pub(crate) struct RunnerEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct ScopeEntry {
     pub scope: RunnerScope,
+    /// The newest job so far: what its account and its repository are called, it has told.
+    pub named_by: JobId,
     /// Its installation's row.
     pub home: Row,
     /// Other installations that deliveries have named: earlier ones, and wrong ones. No more than [`MAX_OTHERS`] (S15).
@@ -267,7 +269,7 @@ pub(crate) struct ScopeEntry {
     pub active: u32,
     /// Workers of this entity, ended ones too.
     pub workers: BTreeSet<WorkerName>,
-    /// Its installation was gone at the last attempt, and at every one since then.
+    /// Its installation was gone then, and whatever has been answered since has said so, too.
     pub gone: Option<Time>,
     /// The same of the one before, while another is tried.
     pub gone_before: Option<Time>,

@@ -283,7 +283,10 @@ impl Snapshot {
             }
             Err(_) => scope.backoff.fail(now, &timeouts),
         }
-        self.note_gone(entity, installation, matches!(answer.result, Err(GitHubError::InstallationGone)));
+        // Silence says nothing of the App.
+        if !matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. })) {
+            self.note_gone(entity, installation, matches!(answer.result, Err(GitHubError::InstallationGone)));
+        }
         self.answered(installation, usage, &answer);
         if let Ok(listing) = answer.result {
             self.apply_runners(entity, &listing);
@@ -442,6 +445,7 @@ impl Snapshot {
             }
         });
         let Some((entity, id)) = made else { return };
+        self.note_gone(entity, installation, false);
         if let Some(scope) = self.scopes.get_mut(&entity) {
             let entry = RunnerEntry {
                 id,
