@@ -1,6 +1,6 @@
 //! What can be learned of a failed pod before it is deleted: `failure_info` of version 2, without `reason`.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use engine::ids::{PodUid, WorkerName};
 use futures::AsyncReadExt as _;
@@ -18,6 +18,8 @@ use crate::quote::quotable;
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Logs are kept whole up to this; of a longer one the end is kept, where failures show.
 const LOG_LIMIT: usize = 256 * 1024;
+/// How much of a log is read at once.
+const READ_AT_ONCE: usize = 64 * 1024;
 /// What is asked of the API for one log.
 const LOG_LINES: i64 = 20_000;
 
@@ -65,11 +67,25 @@ pub(super) async fn diagnose(
     Value::Object(info)
 }
 
-/// A log, which may hold anything: what is no text of it has U+FFFD in its place.
+/// A log or its end, which may hold anything: what is no text of it has U+FFFD in its place. Lines may be long, and many pods
+/// may end together: no more than twice [`LOG_LIMIT`] of each is held while it is read.
 async fn read_log(pods: &Api<Pod>, name: &str, params: &LogParams) -> kube::Result<String> {
-    let mut log = Vec::new();
-    pods.log_stream(name, params).await?.read_to_end(&mut log).await.map_err(kube::Error::ReadEvents)?;
-    Ok(String::from_utf8_lossy(&log).into_owned())
+    let mut stream = pin!(pods.log_stream(name, params).await?);
+    let (mut log, mut left_out, mut part) = (Vec::new(), 0, vec![0; READ_AT_ONCE]);
+    loop {
+        let read = stream.read(&mut part).await.map_err(kube::Error::ReadEvents)?;
+        if read == 0 {
+            return Ok(keep_end(&String::from_utf8_lossy(&log), left_out));
+        }
+        log.extend_from_slice(&part[..read]);
+        if log.len() > 2 * LOG_LIMIT - READ_AT_ONCE {
+            // Not in the middle of a letter.
+            let mut too_much = log.len() - LOG_LIMIT;
+            too_much += log[too_much..].iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
+            log.drain(..too_much);
+            left_out += too_much;
+        }
+    }
 }
 
 impl Questions {
@@ -103,19 +119,21 @@ fn describe(container: &ContainerStatus, is_init: bool, log: Option<String>) -> 
     let message = ended.and_then(|it| it.message.clone()).or_else(|| waiting.and_then(|it| it.message.clone()));
     json!({
         "name": container.name, "init": is_init, "exit_code": ended.map(|it| it.exit_code), "reason": reason,
-        "message": message, "log": log.map(keep_end),
+        "message": message, "log": log,
     })
 }
 
-fn keep_end(log: String) -> String {
-    if log.len() <= LOG_LIMIT {
-        return log;
-    }
-    let mut from = log.len() - LOG_LIMIT;
+/// The end of a log of which so many bytes are left out already.
+fn keep_end(log: &str, left_out: usize) -> String {
+    let mut from = log.len().saturating_sub(LOG_LIMIT);
     while !log.is_char_boundary(from) {
         from += 1;
     }
-    format!("[the first {from} bytes are left out]\n{}", &log[from..])
+    let kept = &log[from..];
+    match left_out + from {
+        0 => kept.to_owned(),
+        bytes => format!("[the first {bytes} bytes are left out]\n{kept}"),
+    }
 }
 
 async fn events(client: &Client, namespace: &str, name: &WorkerName, uid: &PodUid, questions: &mut Questions) -> Value {

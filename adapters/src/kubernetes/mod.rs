@@ -455,9 +455,12 @@ fn error(error: kube::Error) -> ClusterError {
         kube::Error::Api(status) => {
             let message = || quotable(&status.message).chars().take(MESSAGE_LIMIT).collect::<String>();
             match (status.code, status.reason.as_str()) {
-                (404, _) => ClusterError::NotFound,
+                (404, "NotFound") => ClusterError::NotFound,
                 (409, "AlreadyExists") => ClusterError::AlreadyExists,
-                (409, "Conflict") => ClusterError::NotFound,
+                // A proxy's page knows nothing of the object, and a quota that two calls want at once asks for another try.
+                (404, _) | (409, "Conflict") => {
+                    ClusterError::Unavailable { message: format!("{}: {}", status.code, message()) }
+                }
                 // Kubernetes' own always say with which status they came.
                 (0, _) => ClusterError::Unavailable { message: format!("the answer is no Status: {}", message()) },
                 (429 | 500.., _) => ClusterError::Unavailable { message: format!("{}: {}", status.code, message()) },
@@ -519,9 +522,14 @@ impl Cluster for KubernetesClient {
         Box::pin(async move {
             let preconditions = Preconditions { uid: Some(uid.as_str().to_owned()), resource_version: None };
             let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            match self.pods().delete(name.as_str(), &params).await.map_err(error) {
-                Ok(_) | Err(ClusterError::NotFound) => Ok(()),
-                Err(error) => Err(error),
+            match self.pods().delete(name.as_str(), &params).await {
+                Ok(_) => Ok(()),
+                // Another pod has its name.
+                Err(kube::Error::Api(status)) if (status.code, status.reason.as_str()) == (409, "Conflict") => Ok(()),
+                Err(no) => match error(no) {
+                    ClusterError::NotFound => Ok(()),
+                    error => Err(error),
+                },
             }
         })
     }

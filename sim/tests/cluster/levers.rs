@@ -172,13 +172,22 @@ fn logs_are_kept_whole_or_their_end() {
         model.with(|cluster, now| cluster.set_node("node", BOARD, 1, now));
         let uid = start(bed, model, "chatty").await;
         until_phase(bed, "chatty", PodPhase::Running).await;
+        let log = async || {
+            let info = bed.cluster.diagnose(&WorkerName::from("chatty"), &uid).await;
+            info["containers"][1]["log"].as_str().unwrap().to_owned()
+        };
+        let whole = log().await;
+        assert!(!whole.contains("left out"), "{whole}");
         let line = "ü".repeat(500);
-        model.with(|cluster, now| (0..300).for_each(|_| cluster.append_log(uid.as_str(), "runner", &line, now)));
+        model.with(|cluster, now| (0..1_500).for_each(|_| cluster.append_log(uid.as_str(), "runner", &line, now)));
         model.with(|cluster, now| cluster.append_log(uid.as_str(), "runner", "the last words", now));
-        let info = bed.cluster.diagnose(&WorkerName::from("chatty"), &uid).await;
-        let log = info["containers"][1]["log"].as_str().unwrap();
+        let log = log().await;
         assert!(log.len() < 260 * 1024, "{}", log.len());
         assert!(log.starts_with("[the first ") && log.ends_with("the last words\n"), "{}", &log[..60]);
+        let (first, kept) = log.split_once(" bytes are left out]\n").unwrap();
+        let left_out: usize = first.trim_start_matches("[the first ").parse().unwrap();
+        assert!(!kept.contains('\u{fffd}'), "no letter is torn");
+        assert_eq!(left_out + kept.len(), whole.len() + 1_500 * (line.len() + 1) + "the last words\n".len());
     });
 }
 

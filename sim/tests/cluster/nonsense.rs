@@ -49,6 +49,7 @@ fn wrong_answers() -> Vec<(&'static str, Fault)> {
     vec![
         ("a web page", Fault::Say(200, "text/html", "<html>a login page</html>".to_owned())),
         ("a proxy's error page", Fault::Say(502, "text/html", "<html>Bad Gateway</html>".repeat(1000))),
+        ("a proxy that does not know the path", Fault::Say(404, "text/html", "<html>Not Found</html>".to_owned())),
         ("wrong types", Fault::Say(200, "application/json", wrong_types.to_owned())),
         ("half an answer", Fault::Truncate),
         ("a broken answer", Fault::Break),
