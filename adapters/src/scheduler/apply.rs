@@ -54,11 +54,6 @@ impl Hands {
         Self { scheduler, facts, vault: Vault::default(), writes }
     }
 
-    pub fn put_back(&self, fact: Fact) {
-        // The loop that owns the other end is the caller.
-        let _ = self.facts.send(fact);
-    }
-
     /// Begins an action; its end arrives as a fact.
     pub fn carry_out(&self, chosen: Chosen) {
         let Chosen { id, action, .. } = chosen;

@@ -133,7 +133,9 @@ impl Health {
         self.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
-    pub(crate) fn return_inbox(&self, inbox: Option<mpsc::Receiver<Question>>) {
+    /// Whoever still waits for an answer of that term is told to ask again.
+    pub(crate) fn return_inbox(&self, mut inbox: Option<mpsc::Receiver<Question>>) {
+        while inbox.as_mut().is_some_and(|inbox| inbox.try_recv().is_ok()) {}
         *self.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = inbox;
     }
 
@@ -291,6 +293,21 @@ mod tests {
             let body = answer.into_body().collect().await.unwrap().to_bytes();
             assert!(String::from_utf8_lossy(&body).contains(says), "{path}: {body:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_question_that_the_term_ends_before_is_to_be_asked_again() {
+        let health = Arc::new(Health::default());
+        health.led(Some(3));
+        let inbox = health.take_inbox();
+        let clock: Clock = Arc::new(|| Time(BEGUN));
+        let request = Request::get("/jobs/1/why").body(Body::empty()).unwrap();
+        let asked = tokio::spawn(router(health.clone(), clock).oneshot(request));
+        while inbox.as_ref().is_some_and(mpsc::Receiver::is_empty) {
+            tokio::task::yield_now().await;
+        }
+        health.return_inbox(inbox);
+        assert_eq!(asked.await.unwrap().unwrap().status().as_u16(), 503);
     }
 
     #[tokio::test]

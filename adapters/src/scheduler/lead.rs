@@ -147,7 +147,7 @@ impl Term<'_> {
     fn take_in(&mut self, first: Option<Fact>) -> Option<TermEnd> {
         let now = (self.scheduler.clock)();
         let mut next = first;
-        for _ in 0..FACTS_A_TURN {
+        for taken in 1..=FACTS_A_TURN {
             match next {
                 None => return None,
                 Some(Fact::Fenced) => return Some(TermEnd::Lost),
@@ -156,11 +156,8 @@ impl Term<'_> {
                 Some(Fact::Cluster(event)) => self.snapshot.apply(cluster_change(event), now),
                 Some(Fact::Ended(change)) => self.snapshot.apply(change, now),
             }
-            next = self.inbox.try_recv().ok();
-        }
-        if let Some(fact) = next {
-            // Not lost: it is the first of the next turn's.
-            self.hands.put_back(fact);
+            // The rest is the next turn's.
+            next = if taken < FACTS_A_TURN { self.inbox.try_recv().ok() } else { None };
         }
         None
     }
