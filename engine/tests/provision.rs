@@ -159,6 +159,12 @@ const CASES: &[Case] = &[
         bench.decide();
         assert_eq!(&*bench.reservations().remove(0).0.entity_name, "renamed");
     }),
+    ("a job from before its organisation was renamed is told of last", |bench| {
+        bench.apply(Change::Job(Job { entity_name: "renamed".into(), ..job(2, 1) }));
+        bench.apply(Change::Job(job(1, 1)));
+        bench.decide();
+        assert_eq!(&*bench.reservations().remove(0).0.entity_name, "renamed");
+    }),
     ("a person's repository is renamed: its listing goes by the new name", |bench| {
         let of = |id, name: &str| Job { entity_type: EntityType::User, repo: name.into(), ..job(id, 1) };
         bench.apply(Change::Job(of(1, "person/old")));

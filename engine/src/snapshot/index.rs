@@ -356,7 +356,17 @@ impl Snapshot {
             let scope = &self.scopes[row];
             scope.knows(job.installation) && scope.scope.entity_type == job.entity_type
         });
-        let row = known.unwrap_or_else(|| self.learn_scope(job_scope(job)));
+        let row = match known {
+            Some(row) => row,
+            None => {
+                let is_new = self.scopes.row_of(&job.entity).is_none();
+                let row = self.learn_scope(job_scope(job));
+                if is_new {
+                    self.scopes[row].named_by = job.id;
+                }
+                row
+            }
+        };
         self.name_scope(row, job);
         self.group_in(row, &job.labels, job.owner, job.entity_type)
     }
@@ -364,24 +374,22 @@ impl Snapshot {
     /// Accounts and repositories are renamed, and GitHub knows an organisation by its new name alone: what the newest job
     /// calls them counts. Rows of workers, and of jobs from before, keep the old one.
     fn name_scope(&mut self, row: Row, job: &Job) {
+        let scope = &self.scopes[row].scope;
+        let renamed = !ids::same(&scope.entity_name, &job.entity_name);
+        let moved = scope.repo.as_ref().is_some_and(|repo| !ids::same(repo, &job.repo));
+        if !renamed && !moved {
+            return;
+        }
         let entry = &mut self.scopes[row];
         if job.id <= entry.named_by || job.entity_type != entry.scope.entity_type {
             return;
         }
         entry.named_by = job.id;
-        let renamed = !ids::same(&entry.scope.entity_name, &job.entity_name);
-        if renamed {
-            entry.scope.entity_name = job.entity_name.clone();
-        }
-        let moved = entry.scope.repo.as_ref().is_some_and(|repo| !ids::same(repo, &job.repo));
-        if moved {
-            entry.scope.repo = Some(job.repo.clone());
-        }
-        if renamed || moved {
-            // What was refused under the old name says nothing of this one.
-            entry.backoff.clear();
-            self.touch(Key::Scope(job.entity));
-        }
+        entry.scope.entity_name = job.entity_name.clone();
+        entry.scope.repo = entry.scope.repo.as_ref().map(|_| job.repo.clone());
+        // What was refused under the old name says nothing of this one.
+        entry.backoff.clear();
+        self.touch(Key::Scope(job.entity));
     }
 
     /// What a job has in common with others of its group.

@@ -247,7 +247,8 @@ pub(crate) struct RunnerEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct ScopeEntry {
     pub scope: RunnerScope,
-    /// The newest job so far: what its account and its repository are called, it has told.
+    /// The job that has told what its account and its repository are called now: an older one does not tell better. 0: a
+    /// worker's row.
     pub named_by: JobId,
     /// Its installation's row.
     pub home: Row,
