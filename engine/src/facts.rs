@@ -352,7 +352,7 @@ pub struct GitHubAnswer<T> {
 pub enum ClusterError {
     /// An object of that name exists (409 on create).
     AlreadyExists,
-    /// Another object than the one named by uid holds that name (409 on delete), or the thing is gone (404).
+    /// The thing is gone (404).
     NotFound,
     /// The cluster understood and said no: quota, RBAC, an invalid object.
     Refused {

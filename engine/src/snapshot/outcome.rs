@@ -201,7 +201,7 @@ impl Snapshot {
         entry.allowance.answered(usage, answer, (&governor, &timeouts), now);
         let gone = matches!(answer.result, Err(GitHubError::InstallationGone));
         // Whatever else GitHub says to a call, it says to an installation that exists; silence says nothing.
-        let silent = matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }));
+        let silent = is_silent(answer);
         entry.gone = if gone {
             Some(Gone { since: entry.gone.map_or(now, |gone| gone.since), last: now })
         } else {
@@ -284,7 +284,7 @@ impl Snapshot {
             Err(_) => scope.backoff.fail(now, &timeouts),
         }
         // Silence says nothing of the App.
-        if !matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. })) {
+        if !is_silent(&answer) {
             self.note_gone(entity, installation, matches!(answer.result, Err(GitHubError::InstallationGone)));
         }
         self.answered(installation, usage, &answer);
@@ -674,4 +674,9 @@ fn lost<T>() -> GitHubAnswer<T> {
         budget: None,
         calls: 0,
     }
+}
+
+/// Whether GitHub has said nothing of what it was asked about: it was out of reach, or a limit refused the call.
+fn is_silent<T>(answer: &GitHubAnswer<T>) -> bool {
+    matches!(answer.result, Err(GitHubError::Unavailable { .. } | GitHubError::RateLimited { .. }))
 }
