@@ -12,7 +12,7 @@ use alloc::{
 use crate::{
     decision::{Action, Decision, Write},
     facts::{Status, Worker},
-    ids::{JobId, OwnerId, Pool, Span, Time, WorkerName},
+    ids::{JobId, NodeName, OwnerId, Pool, Span, Time, WorkerName},
     labels::LabelSet,
     policy::Policy,
     snapshot::{JobEntry, Snapshot, WorkerEntry},
@@ -88,15 +88,20 @@ impl Tally {
                 *pools.entry(worker.row.pool.clone()).or_default() += 1;
             }
         }
-        for pod in s.pods.values().filter(|pod| !pod.fact.phase.is_ended()) {
-            if let Some(pool) = &pod.fact.pool {
-                *pools.entry(pool.clone()).or_default() += 1;
+        let mut there: BTreeMap<&NodeName, i64> = BTreeMap::new();
+        for pod in s.pods.values().map(|pod| &pod.fact).filter(|pod| !pod.phase.is_ended()) {
+            match (&pod.node, &pod.pool) {
+                (Some(node), _) => *there.entry(node).or_default() += 1,
+                (None, Some(pool)) => *pools.entry(pool.clone()).or_default() += 1,
+                (None, None) => {}
             }
         }
         let mut offered = BTreeMap::new();
         for node in s.nodes.values().filter(|node| node.usable) {
             if let Some(pool) = &node.pool {
-                *offered.entry(pool.clone()).or_default() += i64::from(node.runners);
+                let runners = i64::from(node.runners);
+                *offered.entry(pool.clone()).or_default() += runners;
+                *pools.entry(pool.clone()).or_default() += runners.min(there.remove(&node.name).unwrap_or(0));
             }
         }
         Self { owners, pools, offered, reserved: BTreeMap::new() }

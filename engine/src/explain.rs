@@ -212,6 +212,13 @@ fn github_holds(s: &Snapshot, policy: &Policy, installation: InstallationId, now
 fn obstacle(s: &Snapshot, policy: &Policy, name: &WorkerName, now: Time) -> Option<WaitingOn> {
     let worker = s.workers.get(name)?;
     let installation = worker.row.installation;
+    if worker.stage == Stage::Minted
+        && worker.removing.is_none()
+        && !worker.in_flight
+        && let Some(full) = lost_place(s, worker)
+    {
+        return Some(full);
+    }
     let by = match worker.stage {
         Stage::Minted | Stage::PodMade(_) if worker.removing.is_none() => Refuser::Cluster,
         Stage::Found | Stage::Ready if worker.removing.is_none() => return None,
@@ -235,6 +242,19 @@ fn obstacle(s: &Snapshot, policy: &Policy, name: &WorkerName, now: Time) -> Opti
         return (worker.backoff.failures > 0).then_some(WaitingOn::Store { until: worker.backoff.until });
     }
     refused(worker, by).filter(|_| worker.removing.is_none())
+}
+
+/// Its pool has lost places since it was reserved: its pod is made when one is free. Others that were reserved before it
+/// and wait like it are before it.
+fn lost_place(s: &Snapshot, worker: &WorkerEntry) -> Option<WaitingOn> {
+    let (row, pool) = (&worker.row, &worker.row.pool);
+    if s.has_place_for_pod(&row.name, pool) {
+        return None;
+    }
+    let (offered, taken) = s.capacity(pool);
+    let before = |other: &&WorkerEntry| (other.row.created_at, &other.row.name) < (row.created_at, &row.name);
+    let place = 1 + s.without_pod(pool, None).filter(before).count() as u64;
+    Some(WaitingOn::Capacity { pool: pool.clone(), taken, offered, place })
 }
 
 /// What was said to a worker's own calls, when the last one failed.

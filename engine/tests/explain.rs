@@ -274,6 +274,19 @@ fn a_cluster_that_takes_no_pod_is_named() {
 }
 
 #[test]
+fn a_worker_whose_place_was_lost_waits_for_one() {
+    let mut bench = reserved(&[1, 2]);
+    for id in [9, 10] {
+        minted(&mut bench, ok(Minted { runner: RunnerId(id) }));
+    }
+    bench.nodes(1);
+    bench.decide();
+    assert!(matches!(why(&bench, 1), WaitingOn::Workers { .. }), "one of them gets on: {:?}", why(&bench, 1));
+    let full = WaitingOn::Capacity { pool: Pool::from("pool"), taken: 2, offered: 1, place: 1 };
+    assert_eq!(why(&bench, 2), full);
+}
+
+#[test]
 fn only_the_jobs_behind_the_obstacle_are_told_of_it() {
     let mut bench = reserved(&[1, 2]);
     let stuck = minted(&mut bench, refused(GitHubError::Refused { status: 422, message: "no".into() }));

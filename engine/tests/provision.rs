@@ -313,3 +313,129 @@ fn every_branch_and_every_reason() {
     reasons.extend(reasons_of("demand_match"));
     play(1, CASES, &reasons);
 }
+
+/// What is under way of this step.
+fn under_way(bench: &Bench, step: &str) -> Vec<u64> {
+    bench.open.iter().filter(|chosen| name_of(&chosen.action) == step).map(|chosen| chosen.id).collect()
+}
+
+/// The one pod that is being made: by which action, and whose.
+fn one_pod(bench: &Bench) -> (u64, WorkerName) {
+    let made = |chosen: &engine::decision::Chosen| match &chosen.action {
+        Action::CreatePod(row) => Some((chosen.id, row.name.clone())),
+        _ => None,
+    };
+    let mut pods: Vec<_> = bench.open.iter().filter_map(made).collect();
+    assert_eq!(pods.len(), 1, "S6, and yet the place that there is is used: {pods:?}");
+    pods.remove(0)
+}
+
+#[test]
+fn of_two_workers_with_one_place_left_one_gets_its_pod() {
+    let mut bench = Bench::new(2);
+    for id in [1, 2] {
+        bench.apply(Change::Job(job(id, 1)));
+    }
+    bench.decide();
+    bench.answer_writes();
+    bench.decide();
+    bench.nodes(1);
+    for (runner, call) in (9..).zip(under_way(&bench, "mint")) {
+        bench.answer(call, Outcome::JitMinted(ok(Minted { runner: RunnerId(runner) })));
+    }
+    bench.decide();
+    let first = one_pod(&bench);
+    bench.tick(Span::secs(30));
+    assert_eq!(one_pod(&bench), first, "it may be made");
+    let refused = ClusterError::Refused { status: 403, message: "quota".into() };
+    bench.answer(first.0, Outcome::PodCreated(Err(refused)));
+    bench.tick(Span::secs(5));
+    let (_, placed) = one_pod(&bench);
+    // Whose create was not answered may have its pod: it is asked for once more, and the other waits.
+    for _ in 0..5 {
+        let (call, name) = one_pod(&bench);
+        assert_eq!(name, placed);
+        bench.answer(call, Outcome::PodCreated(Err(ClusterError::Unavailable { message: "away".into() })));
+        bench.tick(Span::secs(60));
+    }
+    let (call, name) = one_pod(&bench);
+    bench.answer(call, Outcome::PodCreated(Ok(pod(name.as_str(), PodPhase::Pending, bench.now))));
+    bench.tick(Span::mins(1));
+    assert_eq!(under_way(&bench, "pod"), [], "there is no place for the other");
+    bench.nodes(2);
+    bench.tick(Span::secs(10));
+    assert_ne!(one_pod(&bench).1, placed);
+}
+
+#[test]
+fn where_two_creates_were_not_answered_and_one_place_is_left_a_listing_tells_whose_it_is() {
+    let mut bench = Bench::new(2);
+    for id in [1, 2] {
+        bench.apply(Change::Job(job(id, 1)));
+    }
+    bench.decide();
+    bench.answer_writes();
+    bench.decide();
+    for (runner, call) in (9..).zip(under_way(&bench, "mint")) {
+        bench.answer(call, Outcome::JitMinted(ok(Minted { runner: RunnerId(runner) })));
+    }
+    bench.decide();
+    for call in under_way(&bench, "pod") {
+        bench.answer(call, Outcome::PodCreated(Err(ClusterError::Unavailable { message: "away".into() })));
+    }
+    bench.nodes(1);
+    for _ in 0..5 {
+        bench.tick(Span::secs(12));
+        bench.pods(vec![]);
+        assert_eq!(under_way(&bench, "pod"), [], "both may still be made");
+    }
+    bench.tick(Span::secs(1));
+    bench.pods(vec![]);
+    bench.tick(Span::secs(10));
+    one_pod(&bench);
+}
+
+#[test]
+fn a_pod_takes_a_place_of_the_node_that_it_is_on_and_of_no_other() {
+    let node = |name: &str, runners, usable| Node { name: name.into(), pool: Some("pool".into()), runners, usable };
+    let on_it =
+        |name: &str, on: Option<&str>| Pod { node: on.map(NodeName::from), ..pod(name, PodPhase::Running, START) };
+    // Two nodes' runners, whether the first is usable, pods on each and on none: places that are free.
+    let cases = [
+        ([2, 2], true, [2, 1, 0], 1),
+        ([2, 2], false, [2, 1, 0], 1),
+        ([2, 2], false, [2, 0, 1], 1),
+        ([1, 2], true, [2, 0, 0], 2),
+        ([0, 2], true, [2, 1, 0], 1),
+        ([2, 2], false, [0, 2, 0], 0),
+    ];
+    for (runners, usable, pods, free) in cases {
+        // In whatever order they are heard of.
+        for nodes_first in [true, false] {
+            let mut bench = Bench::new(0);
+            let nodes = Change::Nodes(vec![node("one", runners[0], usable), node("two", runners[1], true)]);
+            if nodes_first {
+                bench.apply(nodes.clone());
+            }
+            let names = ["one", "two"].map(Some).into_iter().chain([None]);
+            for (on, count) in names.zip(pods) {
+                for i in 0..count {
+                    bench.apply(Change::PodSeen(on_it(&format!("theirs-{on:?}-{i}"), on)));
+                }
+            }
+            if !nodes_first {
+                bench.apply(nodes);
+            }
+            for id in 1..9 {
+                bench.apply(Change::Job(job(id, 1)));
+            }
+            bench.decide();
+            assert_eq!(bench.reservations().len(), free, "{runners:?} {usable} {pods:?}");
+            // A node that comes and goes leaves the counts as they were.
+            bench.apply(Change::NodeGone("two".into()));
+            bench.apply(Change::NodeSeen(node("two", runners[1], true)));
+            bench.decide();
+            assert_eq!(bench.reservations().len(), free, "{runners:?} {usable} {pods:?}");
+        }
+    }
+}

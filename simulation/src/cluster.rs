@@ -120,9 +120,13 @@ impl Cluster {
         self.nodes[pool].iter().filter(|node| node.is_usable()).map(|node| i64::from(node.runners)).sum()
     }
 
-    /// Pods of a pool that have not ended.
-    pub fn live(&self, pool: usize) -> i64 {
-        self.live[pool]
+    /// Places of a pool that pods take which have not ended: of a node no more than it offers, and one for each that is on
+    /// no node yet.
+    pub fn taken(&self, pool: usize) -> i64 {
+        let nodes = self.nodes[pool].iter().zip(&self.used[pool]);
+        let placed: u32 = self.used[pool].iter().sum();
+        let there = nodes.filter(|(node, _)| node.is_usable()).map(|(node, used)| i64::from(node.runners.min(*used)));
+        there.sum::<i64>() + self.live[pool] - i64::from(placed)
     }
 
     /// A pod ends, or goes without having ended.

@@ -194,6 +194,11 @@ pub enum What {
         /// Where, by index.
         account: usize,
     },
+    /// An organisation is renamed: GitHub knows it by its new name alone.
+    Rename {
+        /// Which, by index.
+        account: usize,
+    },
     /// The App is installed again, under a new id.
     Reinstall {
         /// Where, by index.
@@ -339,7 +344,11 @@ impl Plan {
             let account = match deed.what {
                 What::Queue { account, labels, .. } if labels < world.labels.len() => account,
                 What::Queue { .. } => return Err(format!("at {}: no such label set", deed.at)),
+                What::Rename { account } if world.account.get(account).is_some_and(|it| it.user) => {
+                    return Err(format!("at {}: only organisations are renamed", deed.at));
+                }
                 What::Uninstall { account }
+                | What::Rename { account }
                 | What::Reinstall { account, .. }
                 | What::Suspend { account, .. }
                 | What::UseUp { account } => account,
@@ -387,6 +396,7 @@ impl What {
         match self {
             What::Queue { account, .. }
             | What::Uninstall { account }
+            | What::Rename { account }
             | What::Reinstall { account, .. }
             | What::Suspend { account, .. }
             | What::UseUp { account } => Some(account),

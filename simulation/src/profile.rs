@@ -372,8 +372,8 @@ fn draw_more(plan: &mut Plan, profile: Profile, active: i64) {
     let mixed = profile.is_mixed();
     let schedulers = plan.world.schedulers as u64;
     let own = |salt: u64| Rng::new(plan.seed ^ salt);
-    let [mut memory, mut reuse, mut drift, mut day, mut strange, mut storm, mut stall] =
-        [0x0077, 0x4e5e, 0xd41f, 0xda77, 0x57a6, 0x5705, 0x57a1].map(own);
+    let [mut memory, mut reuse, mut drift, mut day, mut strange, mut storm, mut stall, mut repair, mut name] =
+        [0x0077, 0x4e5e, 0xd41f, 0xda77, 0x57a6, 0x5705, 0x57a1, 0x4e9a, 0x9a3e].map(own);
     if (mixed || profile == Profile::Stuck) && memory.chance(12) {
         let chance = memory.between(5, 60) as u32;
         plan.window.push(Window { from: 0, until: active, fault: Fault::OutOfMemory, chance });
@@ -397,6 +397,21 @@ fn draw_more(plan: &mut Plan, profile: Profile, active: i64) {
         let takes = strange.chance(40).then(|| strange.below(sets) as usize);
         let pool = strange.below(plan.world.pool.len() as u64) as usize;
         plan.world.strangers = Some(Strangers { takes, pool, until: strange.between(0, active + 10 * MINUTE) });
+    }
+    if (mixed || matches!(profile, Profile::Stuck | Profile::Outage)) && repair.chance(20) {
+        let pool = repair.below(plan.world.pool.len() as u64) as usize;
+        let (nodes, at) = (plan.world.pool[pool].nodes.len() as u64, repair.between(0, active));
+        // A board that is being repaired is so for hours, when all else is well, too; others serve its pool.
+        if nodes > 1 {
+            let lasts = active - at + repair.between(10, 60) * MINUTE;
+            plan.deed.push(Deed { at, what: What::Cordon { node: (pool, repair.below(nodes) as usize), lasts } });
+        }
+    }
+    if mixed && name.chance(8) {
+        let account = name.below(plan.world.account.len() as u64) as usize;
+        if !plan.world.account[account].user {
+            plan.deed.push(Deed { at: name.between(0, active), what: What::Rename { account } });
+        }
     }
     if profile == Profile::Storm && storm.chance(25) {
         let at = storm.between(SECOND, MINUTE);

@@ -70,6 +70,8 @@ register! {
         JobInTheWay = "job_in_the_way",
         /// The App is uninstalled.
         Uninstalled = "uninstalled",
+        /// An organisation is renamed.
+        Renamed = "renamed",
         /// The App is suspended for a while.
         Suspended = "suspended",
         /// The App is installed again under a new id.
@@ -150,6 +152,8 @@ register! {
     Rare {
         /// A JIT configuration was made, its answer lost, and the name found taken afterwards.
         NameTakenAfterLostAnswer = "name_taken_after_lost_answer",
+        /// An organisation was not found by its old name, and its installation asked for the new one.
+        NameLookedUp = "name_looked_up",
         /// A leader whose time was over had its write refused.
         FencedWrite = "fenced_write",
         /// GitHub refused to delete a busy runner.

@@ -466,6 +466,7 @@ impl Sim {
             What::Vanish => self.vanish(),
             What::Forget { job } => self.forget_job(job),
             What::Uninstall { account } => self.uninstall(account),
+            What::Rename { account } => self.rename(account),
             What::Reinstall { account, installation } => self.reinstall(account, installation),
             What::Suspend { account, lasts } => {
                 self.suspend(account, true);

@@ -1,6 +1,7 @@
 //! GitHub over octocrab: both Apps, installation tokens, runner groups, every page of every listing.
 
 mod http;
+mod names;
 mod wire;
 
 use std::{
@@ -18,6 +19,7 @@ use serde_json::json;
 
 pub use http::{AppKey, Caller};
 use http::{As, Session};
+use names::Names;
 use wire::{Groups, Jit, JobBody, LogLine, Runners};
 
 use crate::ports::{GitHub, JitConfig};
@@ -47,6 +49,7 @@ pub struct GitHubClient {
     caller: Caller,
     /// Runner groups by organisation, lower-case.
     groups: Mutex<BTreeMap<String, GroupSlot>>,
+    names: Names,
 }
 
 /// One organisation's runner group; locked while it is looked up, so that concurrent calls share that.
@@ -83,7 +86,13 @@ enum Spread {
 impl GitHubClient {
     /// Calls through `caller`.
     pub fn new(caller: Caller) -> Arc<Self> {
-        Arc::new(Self { caller, groups: Mutex::default() })
+        Arc::new(Self { caller, groups: Mutex::default(), names: Names::default() })
+    }
+
+    /// As whom calls about a scope are made, and by which name of its organisation.
+    fn session_about(&self, scope: &RunnerScope) -> (Session<'_>, RunnerScope) {
+        let who = As::Installation(app_of(scope.entity_type), scope.installation);
+        (self.caller.session(who), self.names.apply(scope))
     }
 
     fn group_slot(&self, org: &str) -> GroupSlot {
@@ -262,23 +271,24 @@ impl GitHubClient {
         if runners.len() < total { Err(GitHubError::Torn) } else { Ok(runners) }
     }
 
-    async fn make_jit(&self, session: &mut Session<'_>, worker: &Worker) -> Result<JitConfig, GitHubError> {
-        let (path, group) = match worker.entity_type {
-            EntityType::Organization => {
-                let group = self.group(session, &worker.entity_name).await?.unwrap_or(DEFAULT_GROUP);
-                (format!("/orgs/{}/actions/runners/generate-jitconfig", worker.entity_name), group)
-            }
-            EntityType::User => {
-                (format!("{}/actions/runners/generate-jitconfig", repo_path(worker.repo.as_deref())?), DEFAULT_GROUP)
-            }
+    async fn make_jit(
+        &self,
+        session: &mut Session<'_>,
+        scope: &RunnerScope,
+        worker: &Worker,
+    ) -> Result<JitConfig, GitHubError> {
+        let group = match scope.entity_type {
+            EntityType::Organization => self.group(session, &scope.entity_name).await?.unwrap_or(DEFAULT_GROUP),
+            EntityType::User => DEFAULT_GROUP,
         };
+        let path = format!("{}/actions/runners/generate-jitconfig", scope_path(scope)?);
         let labels: Vec<&str> = worker.labels.iter().collect();
         let body = json!({
             "name": worker.name.as_str(), "runner_group_id": group, "labels": labels, "work_folder": WORK_FOLDER,
         });
         let made = session.post::<Jit>(&path, Some(&body)).await;
-        if matches!(made, Err(GitHubError::NotFound)) && worker.entity_type == EntityType::Organization {
-            self.forget_group(&worker.entity_name).await;
+        if matches!(made, Err(GitHubError::NotFound)) && scope.entity_type == EntityType::Organization {
+            self.forget_group(&scope.entity_name).await;
         }
         let jit = made?;
         let minted = Minted { runner: RunnerId(jit.runner.id) };
@@ -294,9 +304,13 @@ impl GitHubClient {
             found.extend(lines.iter().filter(|line| line.at() >= since).map(LogLine::to_fact));
             match next {
                 Some(next) if !older => path = next,
-                Some(_) | None => break,
+                Some(_) | None => return Ok(found),
             }
         }
+        tracing::warn!(
+            lines = found.len(),
+            "the delivery log is longer than is read at once: what failed before these is not repeated"
+        );
         Ok(found)
     }
 }
@@ -310,6 +324,18 @@ fn repo_path(repo: Option<&str>) -> Result<String, GitHubError> {
             message: "a personal account's runner needs a repository".to_owned(),
         }),
     }
+}
+
+/// What the paths of calls about a scope begin with.
+fn scope_path(scope: &RunnerScope) -> Result<String, GitHubError> {
+    match scope.entity_type {
+        EntityType::Organization => Ok(format!("/orgs/{}", scope.entity_name)),
+        EntityType::User => repo_path(scope.repo.as_deref()),
+    }
+}
+
+async fn delete(session: &mut Session<'_>, scope: &RunnerScope, id: RunnerId) -> Result<(), GitHubError> {
+    session.delete(&format!("{}/actions/runners/{id}", scope_path(scope)?)).await
 }
 
 /// The App that serves accounts of this kind.
@@ -343,32 +369,35 @@ impl GitHub for GitHubClient {
 
     fn runners<'a>(&'a self, scope: &'a RunnerScope) -> BoxFuture<'a, GitHubAnswer<RunnerListing>> {
         Box::pin(async move {
-            let mut session = self.caller.session(As::Installation(app_of(scope.entity_type), scope.installation));
-            let result = self.all_runners(&mut session, scope).await;
+            let (mut session, scope) = self.session_about(scope);
+            let mut result = self.all_runners(&mut session, &scope).await;
+            if let Some(scope) = self.renamed(&scope, &mut result).await {
+                result = self.all_runners(&mut session, &scope).await;
+            }
             session.answer(result)
         })
     }
 
     fn mint<'a>(&'a self, worker: &'a Worker) -> BoxFuture<'a, GitHubAnswer<JitConfig>> {
         Box::pin(async move {
-            let mut session = self.caller.session(As::Installation(app_of(worker.entity_type), worker.installation));
-            let result = self.make_jit(&mut session, worker).await;
+            let (mut session, scope) = self.session_about(&worker.scope());
+            let mut result = self.make_jit(&mut session, &scope, worker).await;
+            if let Some(scope) = self.renamed(&scope, &mut result).await {
+                result = self.make_jit(&mut session, &scope, worker).await;
+            }
             session.answer(result)
         })
     }
 
     fn delete_runner<'a>(&'a self, scope: &'a RunnerScope, id: RunnerId) -> BoxFuture<'a, GitHubAnswer<()>> {
         Box::pin(async move {
-            let mut session = self.caller.session(As::Installation(app_of(scope.entity_type), scope.installation));
-            let path = match scope.entity_type {
-                EntityType::Organization => Ok(format!("/orgs/{}", scope.entity_name)),
-                EntityType::User => repo_path(scope.repo.as_deref()),
-            };
-            let result = match path {
-                Ok(path) => session.delete(&format!("{path}/actions/runners/{id}")).await,
-                Err(error) => Err(error),
-            };
+            let (mut session, scope) = self.session_about(scope);
+            let mut result = delete(&mut session, &scope, id).await;
+            if let Some(scope) = self.renamed(&scope, &mut result).await {
+                result = delete(&mut session, &scope, id).await;
+            }
             let result = match result {
+                // Its scope is called so, and does not know it: it is gone.
                 Err(GitHubError::NotFound) => Ok(()),
                 Err(GitHubError::Refused { status: 422, .. }) => Err(GitHubError::RunnerBusy),
                 other => other,

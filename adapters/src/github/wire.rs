@@ -2,9 +2,29 @@
 
 use engine::{
     facts::{Assignment, Delivery, JobView},
-    ids::{Realm, RunnerId, Time, WorkerName},
+    ids::{EntityId, Realm, RunnerId, Time, WorkerName},
 };
 use serde::Deserialize;
+
+/// `GET /app/installations/{id}`.
+#[derive(Deserialize)]
+pub(super) struct Installation {
+    account: Option<Account>,
+}
+
+#[derive(Deserialize)]
+struct Account {
+    id: i64,
+    /// An enterprise has none.
+    login: Option<String>,
+}
+
+impl Installation {
+    /// What its account is called, when it is this one.
+    pub fn login_of(&self, entity: EntityId) -> Option<&str> {
+        self.account.as_ref().filter(|account| account.id == entity.0)?.login.as_deref()
+    }
+}
 
 #[derive(Deserialize)]
 pub(super) struct Group {

@@ -153,7 +153,7 @@ fn pod(turn: &mut Turn<'_>, name: &WorkerName) {
     }
     let Some(row) = turn.s.worker(name).map(|worker| worker.row.clone()) else { return };
     // Nodes have gone since its place was reserved: no pod is made that fits nowhere (S6).
-    if turn.s.pool_state(&row.pool).is_some_and(|pool| pool.free() < 0) {
+    if !turn.s.has_place_for_pod(name, &row.pool) {
         let at = turn.now + turn.policy.timeouts.backoff;
         return turn.s.wake(Key::Name(name.clone()), at);
     }

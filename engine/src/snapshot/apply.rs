@@ -479,10 +479,20 @@ impl Snapshot {
         self.pods_gone.push_back((now, uid));
     }
 
-    fn count_space(&mut self, pool: Option<Pool>, sign: i64) {
-        if let Some(pool) = pool {
-            let px = self.pool(&pool);
-            self.pools[px as usize].pods += sign;
+    fn count_space(&mut self, space: Option<Space>, sign: i64) {
+        match space {
+            Some(Space::On(node)) => self.edit_node(&node, |s| {
+                let bound = s.bound.entry(node.clone()).or_default();
+                *bound += sign;
+                if *bound == 0 {
+                    s.bound.remove(&node);
+                }
+            }),
+            Some(Space::Of(pool)) => {
+                let px = self.pool(&pool);
+                self.pools[px as usize].pods += sign;
+            }
+            None => {}
         }
     }
 
@@ -510,18 +520,31 @@ impl Snapshot {
     }
 
     fn apply_node(&mut self, node: Node) {
-        self.apply_node_gone(&node.name.clone());
-        if let Some((pool, slots)) = offer(&node) {
-            let px = self.pool(&pool);
-            self.pools[px as usize].slots += slots;
-        }
-        self.nodes.insert(node.name.clone(), node);
+        self.edit_node(&node.name.clone(), |s| {
+            s.nodes.insert(node.name.clone(), node);
+        });
     }
 
     fn apply_node_gone(&mut self, name: &NodeName) {
-        if let Some((pool, slots)) = self.nodes.remove(name).as_ref().and_then(offer) {
+        self.edit_node(name, |s| {
+            s.nodes.remove(name);
+        });
+    }
+
+    /// Changes what is known of a node, or of the pods on it, with the counts that depend on that.
+    fn edit_node(&mut self, name: &NodeName, edit: impl FnOnce(&mut Self)) {
+        self.count_node(name, -1);
+        edit(self);
+        self.count_node(name, 1);
+    }
+
+    fn count_node(&mut self, name: &NodeName, sign: i64) {
+        if let Some((pool, slots)) = self.nodes.get(name).and_then(offer) {
+            let taken = self.bound.get(name).map_or(0, |&bound| bound.min(slots));
             let px = self.pool(&pool);
-            self.pools[px as usize].slots -= slots;
+            let pool = &mut self.pools[px as usize];
+            pool.slots += sign * slots;
+            pool.pods += sign * taken;
         }
     }
 }
@@ -536,9 +559,18 @@ fn is_older(view: &Pod, known: &Pod) -> bool {
     view.uid == known.uid && (before(view.phase), view.deleting) < (before(known.phase), known.deleting)
 }
 
-/// The pool that a pod takes a place of.
-fn space_of(pod: &Pod) -> Option<Pool> {
-    pod.pool.clone().filter(|_| !pod.phase.is_ended())
+/// What a pod takes a place of.
+#[derive(PartialEq, Eq)]
+enum Space {
+    /// The node that it is on: no more than that offers, so one that is lost or cordoned takes nothing with it.
+    On(NodeName),
+    /// Some node of this pool, to come.
+    Of(Pool),
+}
+
+fn space_of(pod: &Pod) -> Option<Space> {
+    let space = pod.node.clone().map(Space::On).or_else(|| pod.pool.clone().map(Space::Of));
+    space.filter(|_| !pod.phase.is_ended())
 }
 
 /// What a node gives its pool. One that is not ready or is cordoned gives nothing.
@@ -561,6 +593,7 @@ pub(crate) fn found(row: Worker, named: bool) -> WorkerEntry {
         registered: named,
         runner_gone_at: None,
         mint_until: Time::ZERO,
+        pod_until: Time::ZERO,
         offline_since: None,
         idle_since: None,
         busy_since: None,

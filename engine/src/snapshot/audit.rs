@@ -165,15 +165,17 @@ impl Snapshot {
     fn audit_pools(&self, found: &mut Found) {
         // slots, pods, unplaced
         let mut pools: BTreeMap<&Pool, [i64; 3]> = BTreeMap::new();
+        let live = || self.pods.values().map(|pod| &pod.fact).filter(|pod| !pod.phase.is_ended());
         for node in self.nodes.values().filter(|node| node.usable) {
             if let Some(pool) = &node.pool {
-                pools.entry(pool).or_default()[0] += i64::from(node.runners);
+                let there = live().filter(|pod| pod.node.as_ref() == Some(&node.name)).count() as i64;
+                let [slots, pods, _] = pools.entry(pool).or_default();
+                *slots += i64::from(node.runners);
+                *pods += there.min(i64::from(node.runners));
             }
         }
-        for pod in self.pods.values().filter(|pod| !pod.fact.phase.is_ended()) {
-            if let Some(pool) = &pod.fact.pool {
-                pools.entry(pool).or_default()[1] += 1;
-            }
+        for pool in live().filter(|pod| pod.node.is_none()).filter_map(|pod| pod.pool.as_ref()) {
+            pools.entry(pool).or_default()[1] += 1;
         }
         for (_, worker) in self.active().filter(|(name, _)| !self.pods.contains_key(*name)) {
             pools.entry(&worker.row.pool).or_default()[2] += 1;

@@ -213,7 +213,7 @@ pub struct PoolState {
     pub(crate) name: Pool,
     /// What its usable nodes offer.
     pub(crate) slots: i64,
-    /// Pods in view that have not ended.
+    /// Of that, taken by pods in view; with those that are on no node yet.
     pub(crate) pods: i64,
     /// Active workers without a pod in view.
     pub(crate) unplaced: i64,
@@ -362,7 +362,7 @@ impl Snapshot {
                 let is_new = self.scopes.row_of(&job.entity).is_none();
                 let row = self.learn_scope(job_scope(job));
                 if is_new {
-                    self.scopes[row].named_by = job.id;
+                    self.scopes[row].named_by = (job.created_at, job.id);
                 }
                 row
             }
@@ -381,10 +381,10 @@ impl Snapshot {
             return;
         }
         let entry = &mut self.scopes[row];
-        if job.id <= entry.named_by || job.entity_type != entry.scope.entity_type {
+        if (job.created_at, job.id) <= entry.named_by || job.entity_type != entry.scope.entity_type {
             return;
         }
-        entry.named_by = job.id;
+        entry.named_by = (job.created_at, job.id);
         entry.scope.entity_name = job.entity_name.clone();
         entry.scope.repo = entry.scope.repo.as_ref().map(|_| job.repo.clone());
         // What was refused under the old name says nothing of this one.
@@ -490,7 +490,7 @@ impl Snapshot {
         let home = self.installations.row_or_insert_with(scope.installation, InstallationEntry::default);
         let row = self.scopes.row_or_insert_with(scope.entity, || ScopeEntry {
             scope: scope.clone(),
-            named_by: JobId(0),
+            named_by: (Time::ZERO, JobId(0)),
             runners: BTreeMap::new(),
             listed_at: None,
             pages: 1,

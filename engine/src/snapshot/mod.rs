@@ -190,6 +190,8 @@ pub(crate) struct WorkerEntry {
     pub runner_gone_at: Option<Time>,
     /// A JIT call whose end nobody saw may make its runner entry until then.
     pub mint_until: Time,
+    /// Until when a call for its pod that did not say what became of it may have its effect.
+    pub pod_until: Time,
     /// Asked at: the first of the latest unbroken row of listings that show it offline or not at all.
     pub offline_since: Option<Time>,
     /// Asked at: the first of the latest unbroken row of listings that show it idle.
@@ -247,9 +249,9 @@ pub(crate) struct RunnerEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct ScopeEntry {
     pub scope: RunnerScope,
-    /// The job that has told what its account and its repository are called now: an older one does not tell better. 0: a
-    /// worker's row.
-    pub named_by: JobId,
+    /// When the job was made, and which it is, that has told what its account and its repository are called now: an older one
+    /// does not tell better. All zero: a worker's row has.
+    pub named_by: (Time, JobId),
     /// Its installation's row.
     pub home: Row,
     /// Other installations that deliveries have named: earlier ones, and wrong ones. No more than [`MAX_OTHERS`] (S15).
@@ -416,6 +418,8 @@ pub struct Snapshot {
     pub(crate) active_workers: u32,
     pub(crate) pods: BTreeMap<WorkerName, PodEntry>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
+    /// How many pods in view that have not ended are on each node, whether that is known or not; none has no entry.
+    pub(crate) bound: BTreeMap<NodeName, i64>,
     pub(crate) scopes: Table<EntityId, ScopeEntry>,
     pub(crate) installations: Table<InstallationId, InstallationEntry>,
     pub(crate) apps: BTreeMap<App, AppEntry>,
@@ -464,6 +468,7 @@ impl Snapshot {
             active_workers: 0,
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            bound: BTreeMap::new(),
             scopes: Table::default(),
             installations: Table::default(),
             apps: BTreeMap::new(),

@@ -465,6 +465,11 @@ impl Snapshot {
         self.edit_worker(name, |entry| {
             entry.in_flight = false;
             entry.touched_at = now;
+            match result {
+                Err(ClusterError::Unavailable { .. }) => entry.pod_until = now + LATE_EFFECT,
+                Err(ClusterError::AlreadyExists) => entry.pod_until = entry.pod_until.max(now),
+                Ok(_) | Err(ClusterError::NotFound | ClusterError::Refused { .. }) => {}
+            }
             match created {
                 Some(uid) => {
                     entry.backoff.clear();
@@ -517,7 +522,8 @@ impl Snapshot {
     ) {
         let (now, timeouts) = (self.now, self.timeouts);
         let Some(scope) = self.scopes.get_mut(&entity) else { return };
-        let gone = matches!(answer.result, Ok(()) | Err(GitHubError::NotFound));
+        // What is not there is told as deleted. "Not found" says something else: a listing tells.
+        let gone = answer.result.is_ok();
         scope.news = true;
         if gone {
             scope.runners.remove(name);

@@ -3,7 +3,7 @@
 use super::{InstallationEntry, JobEntry, JobPlace, PodEntry, Snapshot, WorkerEntry};
 use crate::{
     ids::{InstallationId, JobId, Pool, Time, WorkerName},
-    snapshot::{Gx, PoolState},
+    snapshot::{Gx, PoolState, Stage},
 };
 
 impl Snapshot {
@@ -49,6 +49,43 @@ impl Snapshot {
     /// A pool's capacity: (offered, taken).
     pub fn capacity(&self, pool: &Pool) -> (i64, i64) {
         self.pool_state(pool).map_or((0, 0), |state| (state.slots, state.pods + state.unplaced))
+    }
+
+    /// Whether a worker's pod fits into its pool, with all others that are there, are being made or may have been. Only where
+    /// places were lost after workers had been promised them may it not.
+    pub(crate) fn has_place_for_pod(&self, name: &WorkerName, pool: &Pool) -> bool {
+        let Some(state) = self.pool_state(pool) else { return true };
+        if state.free() >= 0 {
+            return true;
+        }
+        state.slots - state.pods - (state.unplaced - self.without_pod(pool, Some(name)).count() as i64) > 0
+    }
+
+    /// A pool's workers, by name, that are sure to have no pod yet, and `also`, whatever it has.
+    pub(crate) fn without_pod<'a>(
+        &'a self,
+        pool: &'a Pool,
+        also: Option<&'a WorkerName>,
+    ) -> impl Iterator<Item = &'a WorkerEntry> {
+        let unmade = move |(name, worker): &(&WorkerName, &WorkerEntry)| {
+            worker.row.pool == *pool
+                && worker.is_active()
+                && (also == Some(*name) || self.is_before_its_pod(worker))
+                && !self.pods.contains_key(*name)
+        };
+        self.workers.iter().filter(unmade).map(|(_, worker)| worker)
+    }
+
+    /// Whether no pod can have been made for a worker, whose pod is out of view: none has been asked for, or it was refused, or
+    /// a listing would show it.
+    fn is_before_its_pod(&self, worker: &WorkerEntry) -> bool {
+        match worker.stage {
+            Stage::Reserving | Stage::Reserved => true,
+            Stage::Minted => {
+                !worker.in_flight && (worker.pod_until == Time::ZERO || self.pods_known_since(worker.pod_until))
+            }
+            Stage::Found | Stage::PodMade(_) | Stage::Ready => false,
+        }
     }
 
     /// Pending and running jobs.

@@ -268,6 +268,11 @@ fn begin(world: &Arc<World>, i: usize) {
             world.fault(Fault::Uninstalled);
             world.github.with(|github, now| github.remove_installation(account(whose), now));
         }
+        What::Rename { account: whose } => {
+            world.fault(Fault::Renamed);
+            let (id, login) = (account(whose), format!("owner-{}-since-{}", account(whose), world.now()));
+            world.github.with(|github, _| github.rename(id, &login));
+        }
         What::Reinstall { account: whose, installation } => {
             world.fault(Fault::Reinstalled);
             world.github.with(|github, _| github.reinstall(account(whose), installation));

@@ -90,6 +90,7 @@ type Face = Arc<GitHubFace>;
 pub fn router(face: Face) -> Router {
     let routes = Router::new()
         .route("/app/installations/{id}/access_tokens", post(create_token))
+        .route("/app/installations/{id}", get(installation))
         .route("/app/hook/deliveries", get(deliveries))
         .route("/app/hook/deliveries/{id}", get(delivery))
         .route("/app/hook/deliveries/{id}/attempts", post(redeliver))
@@ -213,6 +214,17 @@ async fn create_token(State(face): State<Face>, Path(id): Path<i64>, headers: He
         }
         Err(refused) => error(refused),
     }
+}
+
+async fn installation(State(face): State<Face>, Path(id): Path<i64>, headers: HeaderMap) -> Response {
+    let kind = match app_of(&face, &headers) {
+        Ok(kind) => kind,
+        Err(refused) => return error(refused),
+    };
+    face.with(|model, now| match model.installation(kind, id) {
+        Ok(account) => Json(payload::installation_of(account, now)).into_response(),
+        Err(refused) => error(refused),
+    })
 }
 
 #[derive(Deserialize)]

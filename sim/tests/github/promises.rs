@@ -2,8 +2,8 @@
 
 use adapters::ports::GitHub as _;
 use engine::{
-    facts::{App, Assignment, GitHubError, JobView},
-    ids::{InstallationId, JobId, RunnerId, Span},
+    facts::{App, Assignment, GitHubError, JobView, RunnerScope},
+    ids::{EntityId, InstallationId, JobId, RunnerId, Span},
 };
 use futures::future::join_all;
 use secrecy::ExposeSecret;
@@ -288,6 +288,42 @@ fn an_organisation_whose_runners_never_hold_still_is_listed_by_our_group() {
         // What an earlier leader left elsewhere is found some time later.
         bed.pass(Span::mins(5));
         assert_eq!(ours().await, 2);
+    });
+}
+
+#[test]
+fn a_renamed_organisation_is_found_though_rows_have_its_old_name() {
+    const INSTALLATION: &str = "/app/installations/{id}";
+    test(async |bed| {
+        let idle = online(bed, NAME).await;
+        bed.with(|github, _| github.rename(ORG.0, "renamed"));
+        assert_eq!(job(bed, 1).await, Err(GitHubError::NotFound), "a repository answers by its old name");
+        // What does not say what it is called now says nothing of what is there.
+        bed.faults().plan("GET", &format!("/app/installations/{}", ORG.1), 1, Fault::Before(502, Vec::new()));
+        let unknown = bed.github.delete_runner(&org_scope(), idle).await.result;
+        assert!(matches!(unknown, Err(GitHubError::Unavailable { .. })), "{unknown:?}");
+        assert_eq!(bed.with(|github, _| github.runners.len()), 1);
+        let listed = bed.github.runners(&org_scope()).await;
+        assert_eq!(listed.result.unwrap().runners.len(), 1);
+        assert_eq!(bed.calls("GET", INSTALLATION), 2);
+        bed.github.mint(&org_worker("rise-riscv-runner-7-bbbbbbbbb")).await.result.unwrap();
+        assert_eq!(bed.github.delete_runner(&org_scope(), idle).await.result, Ok(()));
+        assert_eq!(bed.with(|github, _| github.runners.len()), 1);
+        assert_eq!(bed.calls("GET", INSTALLATION), 2, "it is remembered");
+        bed.with(|github, _| github.rename(ORG.0, "renamed-again"));
+        assert_eq!(bed.github.runners(&org_scope()).await.result.unwrap().runners.len(), 1);
+        assert_eq!(bed.github.delete_runner(&org_scope(), idle).await.result, Ok(()), "it is gone by its new name");
+    });
+}
+
+#[test]
+fn an_installation_of_another_account_tells_no_name() {
+    test(async |bed| {
+        let other = RunnerScope { entity: EntityId(99), entity_name: "another".into(), ..org_scope() };
+        assert_eq!(bed.github.runners(&other).await.result, Err(GitHubError::NotFound));
+        bed.with(|github, now| github.remove_installation(ORG.0, now));
+        let gone = RunnerScope { entity_name: "old-name".into(), ..org_scope() };
+        assert_eq!(bed.github.runners(&gone).await.result, Err(GitHubError::InstallationGone));
     });
 }
 

@@ -177,6 +177,8 @@ fn every_answer_follows_the_published_schema() {
         let path = format!("/app/installations/{}/access_tokens", ORG.1);
         let (token, _) = caller.call("POST", &path, &jwt, None).await;
         let token = token["token"].as_str().unwrap().to_owned();
+        let installation = format!("/app/installations/{}", ORG.1);
+        caller.call("GET", &installation, &jwt, None).await;
 
         let (log, link) = caller.call("GET", "/app/hook/deliveries?per_page=2", &jwt, None).await;
         assert!(link.unwrap().contains("cursor="), "a next page");
@@ -214,6 +216,8 @@ fn every_answer_follows_the_published_schema() {
         caller.refused("GET", "/orgs/an-org/actions/runners", "ghs_no", None, 401).await;
         caller.refused("GET", "/app/hook/deliveries", &token, None, 401).await;
         caller.refused("POST", "/app/installations/1/access_tokens", &jwt, None, 404).await;
+        caller.refused("GET", "/app/installations/1", &jwt, None, 404).await;
+        caller.refused("GET", &installation, &token, None, 401).await;
         bed.with(|github, _| github.accounts.get_mut(&ORG.0).unwrap().suspended = true);
         caller.refused("POST", &path, &jwt, None, 403).await;
     });

@@ -158,8 +158,9 @@ impl Sim {
 
     pub(crate) fn list_runners(&mut self, scope: &RunnerScope, asked_at: Time) -> GitHubAnswer<RunnerListing> {
         let entity = scope.entity.0;
-        self.github_call(scope.installation, Call::List, |sim, _| {
+        self.github_call(scope.installation, Call::List, |sim, account| {
             let now = sim.now;
+            let looked_up = sim.find_by_name(account, &scope.entity_name);
             let stale = sim.strikes(Fault::StaleListing);
             let here = sim.github.runners.iter().filter(|(_, it)| it.entity == entity);
             let fresh = here.filter(|(_, it)| !stale || now - it.created > 5 * SECOND);
@@ -180,7 +181,7 @@ impl Sim {
                     busy: false,
                 }));
             }
-            let calls = runners.len().div_ceil(PAGE).max(1) as u32;
+            let calls = looked_up + runners.len().div_ceil(PAGE).max(1) as u32;
             if sim.strikes(Fault::PagesDisagree) {
                 return (Err(GitHubError::Torn), calls);
             }
@@ -191,9 +192,10 @@ impl Sim {
     pub(crate) fn mint(&mut self, worker: &Worker) -> GitHubAnswer<Minted> {
         let (name, entity, labels) = (worker.name.clone(), worker.entity.0, worker.labels.clone());
         self.github_call(worker.installation, Call::Mint, |sim, account| {
+            let looked_up = sim.find_by_name(account, &worker.entity_name);
             if sim.github.runner_of(&name).is_some_and(|it| it.entity == entity) {
                 sim.counts.rare(Rare::NameTakenAfterLostAnswer);
-                return (Err(GitHubError::NameTaken), 1);
+                return (Err(GitHubError::NameTaken), 1 + looked_up);
             }
             let id = sim.github.next_id();
             let created = sim.now;
@@ -216,7 +218,7 @@ impl Sim {
             sim.github.runners.insert(id, entry);
             sim.github.by_name.insert(name.clone(), id);
             sim.note("mint", id, number(name.as_str()), || format!("runner {id} for {name}"));
-            (Ok(Minted { runner: RunnerId(id) }), 1)
+            (Ok(Minted { runner: RunnerId(id) }), 1 + looked_up)
         })
     }
 
@@ -224,21 +226,23 @@ impl Sim {
         let entity = scope.entity.0;
         let worker = self.github.runners.get(&id.0).and_then(|it| self.store.rows.worker(&it.name));
         let failed_at = worker.and_then(|row| row.completed_at).map(|at| at.0 - self.plan.epoch);
-        self.github_call(scope.installation, Call::Delete { failed_at }, |sim, _| {
+        self.github_call(scope.installation, Call::Delete { failed_at }, |sim, account| {
+            let looked_up = sim.find_by_name(account, &scope.entity_name);
             if let Some(name) = sim.github.runners.get(&id.0).map(|it| it.name.clone()) {
                 sim.job_in_the_way(&name);
             }
             let Some(entry) = sim.github.runners.get(&id.0).filter(|it| it.entity == entity) else {
-                return (Err(GitHubError::NotFound), 1);
+                // Who is not there is gone.
+                return (Ok(()), 1 + looked_up);
             };
             if entry.strange {
                 let name = entry.name.clone();
                 sim.judge_touched("runner", &name);
-                return (Err(GitHubError::NotFound), 1);
+                return (Err(GitHubError::NotFound), 1 + looked_up);
             }
             if entry.job.is_some() {
                 sim.counts.rare(Rare::BusyRunnerKept);
-                return (Err(GitHubError::RunnerBusy), 1);
+                return (Err(GitHubError::RunnerBusy), 1 + looked_up);
             }
             let (name, online) = (entry.name.clone(), entry.online);
             sim.judge_runner_deleted(&name);
@@ -249,7 +253,7 @@ impl Sim {
                 let wait = sim.rng.between(SECOND, 3 * SECOND);
                 sim.after(wait, Event::RunnerExits { pod: name, runner: id.0, code: 1 });
             }
-            (Ok(()), 1)
+            (Ok(()), 1 + looked_up)
         })
     }
 

@@ -163,8 +163,10 @@ pub struct Attempt {
 /// An account's side of things.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// Its name.
-    login: String,
+    /// What it is called now.
+    login: Arc<str>,
+    /// What the client has found out that it is called.
+    found_as: Arc<str>,
     /// Its installation now.
     pub installation: i64,
     /// Not installed any more.
@@ -247,7 +249,8 @@ impl GitHub {
 impl Sim {
     pub(crate) fn set_up_github(&mut self) {
         let made = |account: &crate::plan::Account| Account {
-            login: format!("owner-{}", account.id),
+            login: Arc::from(format!("owner-{}", account.id)),
+            found_as: Arc::from(""),
             installation: account.installation,
             removed: false,
             removed_at: 0,
@@ -518,6 +521,29 @@ impl Sim {
         self.github.accounts[account].removed = true;
         self.github.accounts[account].removed_at = self.now;
         self.send(account, Body::Installation { action: "deleted", installation });
+    }
+
+    pub(crate) fn rename(&mut self, account: usize) {
+        self.counts.fault(Fault::Renamed);
+        let id = self.plan.world.account[account].id;
+        let entry = &mut self.github.accounts[account];
+        entry.login = Arc::from(format!("owner-{id}-since-{}", self.now));
+        self.note("renamed", id, self.now, || format!("account {id}"));
+    }
+
+    /// Calls that it takes to learn what an organisation is called now, when it is asked for by this name: GitHub does not
+    /// find it by an old one, and its installation tells the new one. A personal account's calls name a repository, and are
+    /// sent on to where that has moved.
+    pub(super) fn find_by_name(&mut self, account: usize, name: &str) -> u32 {
+        let user = self.is_user(account);
+        let known = &mut self.github.accounts[account];
+        let asked = if known.found_as.is_empty() { name } else { &known.found_as };
+        if user || *known.login == *asked {
+            return 0;
+        }
+        known.found_as = known.login.clone();
+        self.rare(Rare::NameLookedUp);
+        1
     }
 
     pub(crate) fn reinstall(&mut self, account: usize, installation: i64) {

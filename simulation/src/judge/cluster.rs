@@ -43,15 +43,15 @@ impl Sim {
         let lag = self.view_lag();
         let recent = self.judge.offered.iter().filter(|(at, _)| self.now - at < lag).map(|(_, all)| all[pool]);
         let offered = recent.max().unwrap_or(0).max(self.cluster.offered(pool));
-        let live = self.cluster.live(pool) + 1;
+        let taken = self.cluster.taken(pool) + 1;
         // A pod whose maker was gone, or had given it up, when it came: its place was given to another, and who leads
         // knows of it only once a view shows it. It is deleted as an orphan.
         let late = |it: &&Pod| it.late && it.pool == pool && !it.phase.is_ended() && self.now - it.created < VIEW_LAG;
         let excused = || i64::from(self.late_call) + self.cluster.pods.values().filter(late).count() as i64;
-        if live > offered && live - excused() <= offered {
+        if taken > offered && taken - excused() <= offered {
             self.rare(Rare::LatePod);
-        } else if live > offered {
-            self.breaks("S6 capacity", format!("pod {} is number {live} of {offered} in its pool", worker.name));
+        } else if taken > offered {
+            self.breaks("S6 capacity", format!("pod {} is number {taken} of {offered} in its pool", worker.name));
         }
         match self.store.rows.worker(&worker.name) {
             None => self.breaks("S11 owned", format!("pod {} has no worker row", worker.name)),

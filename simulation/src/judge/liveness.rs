@@ -19,6 +19,10 @@ use super::{GRACE, JIT_A_MINUTE, LISTED, RECOVERY, RESERVED, is_requeued, is_wai
 
 /// A worker for every job that has room (L1).
 const SERVED: i64 = 30 * SECOND;
+/// A runner that is made gets its pod where a place is free: a refused create is tried again once a minute, at least (L1).
+const PLACED: i64 = 2 * MINUTE;
+/// A worker without a pod is given up after ten minutes: near that nothing is begun any more.
+const YOUNG: i64 = 8 * MINUTE;
 /// A lost delivery is made up for (L2).
 const MADE_UP: i64 = 5 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
@@ -368,7 +372,7 @@ impl Sim {
                 !it.status.is_ended() && it.pool == row.pool && !self.cluster.pods.contains_key(&it.name)
             };
             let unplaced = self.store.rows.workers().filter(unplaced).count() as i64;
-            self.cluster.offered(pool) > self.cluster.live(pool) + unplaced
+            self.cluster.offered(pool) > self.cluster.taken(pool) + unplaced
         });
         let just_failed = |it: &Job| self.judge.failed_at.get(&it.id).is_some_and(|at| self.now - at < LISTED);
         let lately = |it: &Job| it.entity == row.entity && it.status == Status::Failed && just_failed(it);
@@ -460,8 +464,20 @@ impl Sim {
         }
     }
 
-    /// L4: what the store has of ours.
+    /// L4 and L1: what the store has of ours.
     fn look_at_workers(&mut self, sight: &Sight) {
+        let unplaced: Vec<(WorkerName, bool)> = self
+            .store
+            .rows
+            .workers()
+            .filter(|row| row.status == Status::Pending && !self.cluster.pods.contains_key(&row.name))
+            .map(|row| (row.name.clone(), self.may_be_placed(sight, row)))
+            .collect();
+        for (name, may) in unplaced {
+            self.hold("L1 placed", number(&name), may, PLACED, |_| {
+                format!("worker {name} has no pod, and its pool has a place")
+            });
+        }
         let active = self.store.rows.workers().filter(|it| !it.status.is_ended());
         let judged = |row: &Worker| {
             let ended = self.cluster.pods.get(&row.name).is_none_or(|pod| pod.phase.is_ended());
@@ -473,6 +489,16 @@ impl Sim {
                 format!("worker {name} is {status:?} and has no pod")
             });
         }
+    }
+
+    /// Whether nothing keeps a worker without a pod from having one: its runner is made, by who leads now and so has its JIT
+    /// configuration, and its pool has a place.
+    fn may_be_placed(&self, sight: &Sight, row: &Worker) -> bool {
+        let born = row.created_at.0 - self.plan.epoch;
+        let young = born > self.judge.led_since + self.most_skew() && self.now - born < YOUNG - self.most_skew();
+        let pool = self.cluster.pools.iter().position(|pool| *pool == row.pool);
+        let place = pool.is_some_and(|pool| self.cluster.offered(pool) > self.cluster.taken(pool));
+        young && place && self.github.runner_of(&row.name).is_some() && self.is_reachable(sight, row.entity.0)
     }
 
     /// S15: jobs that have ended are not kept in mind.

@@ -129,6 +129,7 @@ impl Sim {
             self.breaks("S13 fenced", format!("epoch {epoch} is granted twice"));
         }
         self.store.granted = epoch.0;
+        self.judge.led_since = self.now;
         // It finds out anew what others have found out.
         self.judge.heard.clear();
         self.judge.shown.clear();

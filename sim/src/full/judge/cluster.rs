@@ -19,7 +19,7 @@ use super::{
         trouble::Upset,
         world::{World, lock},
     },
-    GRACE, account_of, board, is_ended, live, offered, parts, pod, touched,
+    GRACE, account_of, board, is_ended, offered, parts, pod, taken, touched,
 };
 use crate::world::kubernetes::{Key, Phase};
 
@@ -96,8 +96,8 @@ fn pod_created(world: &World, call: &Call, late: bool) {
     if logs::leaks(&String::from_utf8_lossy(&call.body)) {
         world.breaks("S10 one-jit-one-pod", format!("the pod {name} shows its JIT configuration"));
     }
-    let (exists, live, now_offered) = world.cluster.peek(|cluster| {
-        (pod(cluster, name).is_some(), live(cluster, pool) + 1, offered(cluster).get(pool).copied().unwrap_or(0))
+    let (exists, taken, now_offered) = world.cluster.peek(|cluster| {
+        (pod(cluster, name).is_some(), taken(cluster, pool) + 1, offered(cluster).get(pool).copied().unwrap_or(0))
     });
     if exists {
         return;
@@ -126,11 +126,11 @@ fn pod_created(world: &World, call: &Call, late: bool) {
         };
         world.cluster.peek(|cluster| cluster.pods.iter().filter(fresh).count() as i64)
     };
-    if live > most && (late || live - unseen <= most) {
+    if taken > most && (late || taken - unseen <= most) {
         // Its caller had given it up, and its place was given to another: it is deleted as an orphan.
         world.rare(Rare::LatePod);
-    } else if live > most {
-        world.breaks("S6 capacity", format!("pod {name} is number {live} of {most} in its pool"));
+    } else if taken > most {
+        world.breaks("S6 capacity", format!("pod {name} is number {taken} of {most} in its pool"));
     }
     let row = lock(&world.database).rows.worker(&WorkerName::from(name)).map(|row| row.pool.clone());
     match row {

@@ -20,7 +20,7 @@ use super::{
     },
     RECOVERY, RESERVED, Spent, account_of, parts, touched,
 };
-use crate::world::github::{GitHub, JobState, Scope};
+use crate::world::github::{Account, GitHub, JobState, Scope};
 
 /// How long all calls of one request may take, at most.
 const REQUEST: i64 = MINUTE;
@@ -285,6 +285,13 @@ pub fn before_github(world: &World, call: &Call) {
         drop(database);
         if !right {
             world.breaks("S9 exact-labels", format!("runner {name} differs from its row: {labels:?}"));
+        }
+    } else if call.method == http::Method::GET
+        && let ["app", "installations", id] = parts.as_slice()
+    {
+        let renamed = |it: &Account| it.installation.to_string() == *id && !it.former_logins.is_empty();
+        if world.github.peek(|github| github.accounts.values().any(renamed)) {
+            world.rare(Rare::NameLookedUp);
         }
     } else if call.method == http::Method::POST
         && let ["app", "hook", "deliveries", id, "attempts"] = parts.as_slice()

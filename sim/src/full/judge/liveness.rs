@@ -18,8 +18,9 @@ use super::{
         postgres::Database,
         world::{Node, World, lock},
     },
-    GRACE, JIT_A_MINUTE, RECOVERY, RESERVED, account_of, cap, is_ended, live, offered, pod,
+    GRACE, JIT_A_MINUTE, RECOVERY, RESERVED, account_of, cap, is_ended, offered, pod,
     rows::{demand, kept},
+    taken,
 };
 use crate::world::{
     github::{GitHub, JobState, Runner, Scope},
@@ -30,6 +31,10 @@ use crate::world::{
 const LOOK: i64 = 10 * SECOND;
 /// A worker for every job that has room (L1).
 const SERVED: i64 = 30 * SECOND + LOOK;
+/// A runner that is made gets its pod where a place is free: a refused create is tried again once a minute, at least (L1).
+const PLACED: i64 = 2 * MINUTE;
+/// A worker without a pod is given up after ten minutes: near that nothing is begun any more.
+const YOUNG: i64 = 8 * MINUTE;
 /// A lost delivery is made up for (L2).
 const MADE_UP: i64 = 5 * MINUTE + LOOK;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
@@ -398,7 +403,7 @@ impl Look<'_> {
                 };
                 let unplaced = self.database.rows.workers().filter(unplaced).count() as i64;
                 let offered = offered(cluster).get(row.pool.as_str()).copied().unwrap_or(0);
-                offered > live(cluster, row.pool.as_str()) + unplaced
+                offered > taken(cluster, row.pool.as_str()) + unplaced
             });
             if !room {
                 self.world.rare(Rare::AtCap);
@@ -543,7 +548,29 @@ impl Look<'_> {
             self.hold("L4 orphan worker", number(row.name.as_str()), ended && healthy, CLEAN + LOOK, || {
                 format!("worker {} is {:?} and has no pod", row.name, row.status)
             });
+            self.hold("L1 placed", number(row.name.as_str()), self.may_be_placed(row), PLACED + LOOK, || {
+                format!("worker {} has no pod, and its pool has a place", row.name)
+            });
         }
+    }
+
+    /// Whether nothing keeps a worker without a pod from having one: its runner is made, by who leads now and so has its JIT
+    /// configuration, and its pool has a place.
+    fn may_be_placed(&self, row: &Worker) -> bool {
+        let skew = self.world.most_skew();
+        let born = row.created_at.0 - self.world.plan.plan.epoch;
+        let led_since = lock(&self.world.judge).led_since;
+        let young = born > led_since + skew && self.now - born < YOUNG - skew;
+        let place = self.world.cluster.peek(|cluster| {
+            let pool = row.pool.as_str();
+            let offered = offered(cluster).get(pool).copied().unwrap_or(0);
+            pod(cluster, row.name.as_str()).is_none() && offered > taken(cluster, pool)
+        });
+        let made = |github: &GitHub| {
+            let is_there = github.runners.values().any(|it| it.name == row.name.as_str());
+            is_there && self.is_reachable(github, row.entity.0)
+        };
+        row.status == Status::Pending && young && place && self.world.github.peek(made)
     }
 
     /// Whether all that can end has ended, and it has been quiet since.

@@ -20,7 +20,7 @@ use simulation::run::{HOUR, MINUTE};
 use super::world::{Node, World};
 use crate::world::{
     github::GitHub,
-    kubernetes::{Cluster, Key, Phase, Pod},
+    kubernetes::{self, Cluster, Key, Phase, Pod},
 };
 
 pub use cluster::{before_cluster, break_watches, capacity_changed, replaced, watches_broken};
@@ -81,6 +81,8 @@ pub struct Judge {
     misleading: BTreeSet<(i64, i64)>,
     /// Since when rows have named an entity's installation rightly.
     named: BTreeMap<(i64, i64), i64>,
+    /// When leadership was last granted.
+    led_since: i64,
     /// By entity, the installations that were read of since the leader leads.
     heard: BTreeSet<(i64, i64)>,
     held: BTreeMap<(&'static str, i64), i64>,
@@ -157,12 +159,16 @@ fn parts(path: &str) -> Vec<&str> {
     path.split('?').next().unwrap_or_default().trim_matches('/').split('/').collect()
 }
 
+/// What a node offers.
+fn offer(node: &kubernetes::Node) -> i64 {
+    if node.ready && !node.cordoned { i64::from(node.runners) } else { 0 }
+}
+
 /// Places by pool.
 fn offered(cluster: &Cluster) -> BTreeMap<String, i64> {
     let mut offered = BTreeMap::new();
     for node in cluster.nodes.values() {
-        let usable = node.ready && !node.cordoned;
-        *offered.entry(node.board.clone()).or_default() += if usable { i64::from(node.runners) } else { 0 };
+        *offered.entry(node.board.clone()).or_default() += offer(node);
     }
     offered
 }
@@ -171,9 +177,21 @@ fn board(pod: &Pod) -> &str {
     pod.spec.pointer("/nodeSelector/riseproject.dev~1board").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Pods of a pool that take a place.
-fn live(cluster: &Cluster, pool: &str) -> i64 {
-    cluster.pods.values().filter(|pod| !is_ended(pod.phase) && board(pod) == pool).count() as i64
+/// Places of a pool that pods take which have not ended: of a node no more than it offers, and one for each that is on no
+/// node yet.
+fn taken(cluster: &Cluster, pool: &str) -> i64 {
+    let (mut waiting, mut there) = (0, BTreeMap::<&str, i64>::new());
+    for pod in cluster.pods.values().filter(|pod| !is_ended(pod.phase)) {
+        match &pod.node {
+            Some(node) => *there.entry(node).or_default() += 1,
+            None if board(pod) == pool => waiting += 1,
+            None => {}
+        }
+    }
+    let of_pool = |(name, pods): (&str, i64)| {
+        cluster.nodes.get(name).filter(|node| node.board == pool).map_or(0, |node| pods.min(offer(node)))
+    };
+    waiting + there.into_iter().map(of_pool).sum::<i64>()
 }
 
 /// Accounts by what is being looked at.

@@ -80,6 +80,12 @@ impl GitHub {
         Ok((token, expires))
     }
 
+    /// GET /app/installations/{id}.
+    pub fn installation(&self, kind: AccountKind, id: i64) -> Result<&Account, ApiError> {
+        let is_it = |account: &&Account| account.installation == id && account.kind == kind && !account.removed;
+        self.accounts.values().find(is_it).ok_or(ApiError::NotFound)
+    }
+
     /// Every token given out so far is worth nothing any more.
     pub fn revoke_tokens(&mut self) {
         self.tokens.clear();
@@ -122,9 +128,13 @@ impl GitHub {
         Ok((id, *quota))
     }
 
-    /// The repository `owner/name`, when this account owns it.
+    /// The repository `owner/name`, when this account owns it. GitHub sends calls by a former name on to where it is now;
+    /// here they are answered at once.
     pub fn repo(&self, account: i64, full_name: &str) -> Result<&Repo, ApiError> {
-        let owned = |repo: &&Repo| repo.account == account && repo.full_name.eq_ignore_ascii_case(full_name);
+        let owned = |repo: &&Repo| {
+            let mut names = std::iter::once(&repo.full_name).chain(&repo.former_names);
+            repo.account == account && names.any(|name| name.eq_ignore_ascii_case(full_name))
+        };
         self.repos.values().find(owned).ok_or(ApiError::NotFound)
     }
 

@@ -41,6 +41,8 @@ pub struct Account {
     pub id: i64,
     /// Its login.
     pub login: String,
+    /// What that was before.
+    pub former_logins: Vec<String>,
     /// What kind.
     pub kind: AccountKind,
     /// The installation's id.
@@ -67,6 +69,8 @@ pub struct Repo {
     pub account: i64,
     /// `owner/name`.
     pub full_name: String,
+    /// What that was before.
+    pub former_names: Vec<String>,
 }
 
 /// Where a runner is registered.
@@ -277,6 +281,7 @@ impl GitHub {
         let account = Account {
             id,
             login: login.to_owned(),
+            former_logins: Vec::new(),
             kind,
             installation,
             suspended: false,
@@ -291,7 +296,7 @@ impl GitHub {
 
     /// A repository of a known account.
     pub fn add_repo(&mut self, id: i64, account: i64, full_name: &str) {
-        self.repos.insert(id, Repo { id, account, full_name: full_name.to_owned() });
+        self.repos.insert(id, Repo { id, account, full_name: full_name.to_owned(), former_names: Vec::new() });
     }
 
     pub(crate) fn account_of_repo(&self, repo: i64) -> Option<&Account> {
@@ -359,6 +364,17 @@ impl GitHub {
         self.queue.remove(&(created, id));
         self.send_job(id, "in_progress", at);
         self.end_job(id, "success", end);
+    }
+
+    /// Renames an organisation, and so its repositories, which answer under their old names, too.
+    pub fn rename(&mut self, account: i64, login: &str) {
+        let Some(known) = self.accounts.get_mut(&account) else { return };
+        known.former_logins.push(std::mem::replace(&mut known.login, login.to_owned()));
+        for repo in self.repos.values_mut().filter(|repo| repo.account == account) {
+            let name = repo.full_name.rsplit('/').next().unwrap_or_default();
+            let new = format!("{login}/{name}");
+            repo.former_names.push(std::mem::replace(&mut repo.full_name, new));
+        }
     }
 
     /// Uninstalls the App.

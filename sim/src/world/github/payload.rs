@@ -82,8 +82,22 @@ pub(crate) fn fill_job(out: &mut Value, job: &Job, repo: &Repo) {
 pub(super) fn installation(account: &Account, action: &str) -> String {
     let mut body = template(INSTALLATION);
     body["action"] = json!(action);
-    body["installation"]["id"] = json!(account.installation);
-    body["installation"]["account"]["id"] = json!(account.id);
-    body["installation"]["account"]["login"] = json!(account.login);
+    fill_installation(&mut body["installation"], account);
     body.to_string()
+}
+
+/// The REST API's account of an installation: times are texts there, and some more is told.
+pub(crate) fn installation_of(account: &Account, now: Time) -> Value {
+    let mut body = template(INSTALLATION)["installation"].take();
+    fill_installation(&mut body, account);
+    body["app_slug"] = json!("riscv-runners");
+    (body["created_at"], body["updated_at"]) = (json!(stamp(now)), json!(stamp(now)));
+    (body["suspended_by"], body["suspended_at"]) = (Value::Null, Value::Null);
+    body
+}
+
+fn fill_installation(out: &mut Value, account: &Account) {
+    out["id"] = json!(account.installation);
+    out["account"]["id"] = json!(account.id);
+    out["account"]["login"] = json!(account.login);
 }
