@@ -22,6 +22,7 @@ const _: () = {
     }
     assert!(production::LEASE.0 == times::LEASE);
     assert!(lasts(production::RENEW_EVERY, times::RENEW_EVERY));
+    assert!(lasts(production::RENEW_AGAIN, times::RENEW_AGAIN));
     assert!(lasts(production::STAND_BY, times::STAND_BY));
     assert!(lasts(production::TICK, times::TICK));
     assert!(lasts(production::READ_PAUSE, times::READ_PAUSE));

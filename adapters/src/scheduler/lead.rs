@@ -16,7 +16,9 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{RENEW_EVERY, Scheduler, TermEnd, apply::Hands, health::Question, lease_time, slow_store};
+use super::{
+    RENEW_AGAIN, RENEW_EVERY, RENEW_LIMIT, Scheduler, TermEnd, apply::Hands, health::Question, lease_time, slow_store,
+};
 use crate::ports::{Changes, ClusterEvent, Cursor, Lease};
 
 /// The loop turns at least this often, woken or not: the specification's 15 s.
@@ -325,11 +327,13 @@ async fn read_once(
 
 /// Renews leadership, and says until when it holds: from when the renewal was asked for, not from when it was answered.
 async fn renew(scheduler: Scheduler, lease: Arc<Lease>, leading: watch::Sender<Instant>) {
+    let mut pause = RENEW_EVERY;
     loop {
-        tokio::time::sleep(RENEW_EVERY).await;
+        tokio::time::sleep(pause).await;
         let asked = Instant::now();
-        let renewing = timeout(RENEW_EVERY, scheduler.store.renew(&lease, super::LEASE)).await;
-        let renewal = renewing.unwrap_or_else(|_| Err(slow_store(RENEW_EVERY)));
+        let renewing = timeout(RENEW_LIMIT, scheduler.store.renew(&lease, super::LEASE)).await;
+        let renewal = renewing.unwrap_or_else(|_| Err(slow_store(RENEW_LIMIT)));
+        pause = if renewal.is_ok() { RENEW_EVERY } else { RENEW_AGAIN };
         scheduler.health.notices().store("renew leadership", &renewal);
         let until = match renewal {
             Ok(true) => asked + lease_time(),

@@ -29,8 +29,12 @@ use crate::ports::{Clock, Cluster, GitHub, Lease, Store};
 /// How long leadership lasts without being renewed. L8 asks for a new leader within this and 15 s more. Longer than
 /// any pause a healthy process makes, shorter than anybody's patience.
 pub const LEASE: Span = Span::secs(15);
-/// How often it is renewed: two failures in a row still leave time for a third attempt.
+/// How often it is renewed.
 pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How long the store may take for that: after one that hangs there is time for a second attempt.
+pub const RENEW_LIMIT: Duration = Duration::from_secs(4);
+/// When it is tried again after a failure.
+pub const RENEW_AGAIN: Duration = Duration::from_secs(1);
 /// How often a process that does not lead tries to.
 pub const STAND_BY: Duration = Duration::from_secs(3);
 

@@ -25,7 +25,7 @@ use crate::{
     run::{Event, MINUTE, SECOND, Sim},
 };
 
-use times::{FINISH, LEASE, READ_PAUSE, RENEW_EVERY, STAND_BY, TICK};
+use times::{FINISH, LEASE, READ_PAUSE, RENEW_AGAIN, RENEW_EVERY, STAND_BY, TICK};
 
 /// What production's scheduler waits for, and how long (milliseconds): the crate that knows both holds these against it.
 pub mod times {
@@ -35,6 +35,8 @@ pub mod times {
     pub const LEASE: i64 = 15 * SECOND;
     /// How often it is renewed.
     pub const RENEW_EVERY: i64 = 5 * SECOND;
+    /// When it is tried again after a failure.
+    pub const RENEW_AGAIN: i64 = SECOND;
     /// How often a process that does not lead tries to.
     pub const STAND_BY: i64 = 3 * SECOND;
     /// The loop turns at least this often.
@@ -338,7 +340,7 @@ impl Sim {
 
     fn renew(&mut self, s: usize) {
         let Some(epoch) = self.schedulers[s].epoch else { return };
-        let mut sure = 0;
+        let (mut sure, mut pause) = (0, RENEW_EVERY);
         self.schedulers[s].renews_since = None;
         match self.store_renews(epoch, Span(LEASE)) {
             Ok(true) => {
@@ -351,9 +353,9 @@ impl Sim {
                 self.schedulers[s].lease_until = self.now + sure + LEASE;
             }
             Ok(false) => return self.step_down(s),
-            Err(_) => {}
+            Err(_) => pause = RENEW_AGAIN,
         }
-        self.plan_renewal(s, sure + RENEW_EVERY);
+        self.plan_renewal(s, sure + pause);
     }
 
     fn plan_renewal(&mut self, s: usize, wait: i64) {
