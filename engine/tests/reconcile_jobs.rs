@@ -518,3 +518,19 @@ const CASES: &[Case] = &[
 fn every_branch_and_every_reason() {
     play(0, CASES, &reasons_of("reconcile_jobs"));
 }
+
+#[test]
+fn a_nodes_clock_that_is_ahead_puts_no_question_off() {
+    let mut bench = Bench::new(1);
+    bench.apply(Change::Worker(Worker { status: Status::Running, ..worker(OURS, 1, START) }));
+    polled(&mut bench, running(1, Some(OURS)));
+    answer(&mut bench, || ok(JobView::InProgress { assignment: on(OURS, START) }));
+    assert_eq!(polls(&bench), []);
+    // Its pod's end is told by its node: its job has most likely ended, too, and that not in an hour.
+    let completed_at = Some(bench.now + Span::hours(1));
+    bench.apply(Change::Worker(Worker { status: Status::Completed, completed_at, ..worker(OURS, 1, START) }));
+    let doubt = bench.policy.governor.doubt_every;
+    assert!(doubt.0 < SWEEP.0, "sooner than it would be asked about anyhow");
+    bench.tick(doubt);
+    assert_eq!(polls(&bench), [1]);
+}

@@ -473,3 +473,31 @@ fn where_listings_are_few_who_was_listed_least_lately_comes_first() {
         assert_eq!(turn, entities, "{listed:?}");
     }
 }
+
+#[test]
+fn a_runner_that_is_made_shows_that_the_app_is_there() {
+    // A listing under way says that it is not, and the configuration of a worker of the same scope is made.
+    let mut bench = Bench::new(1);
+    bench.apply(Change::Job(job(1, 1)));
+    bench.decide();
+    bench.answer_writes();
+    bench.decide();
+    let mint = bench.expect("a JIT call", |action| matches!(action, Action::MintJit(_)));
+    let listing = bench.expect("a listing", |action| matches!(action, Action::ListRunners(_)));
+    bench.answer(listing.id, Outcome::RunnersListed(refused(GitHubError::InstallationGone)));
+    bench.answer(mint.id, Outcome::JitMinted(ok(Minted { runner: RunnerId(9) })));
+    bench.decide();
+    let create = bench.expect("a pod", |action| matches!(action, Action::CreatePod(_)));
+    let Action::CreatePod(row) = &create.action else { unreachable!() };
+    let made = pod(row.name.as_str(), PodPhase::Pending, bench.now);
+    bench.answer(create.id, Outcome::PodCreated(Ok(made.clone())));
+    bench.see(made);
+    bench.decide();
+    let secret = bench.expect("a Secret", |action| matches!(action, Action::CreateSecret { .. }));
+    bench.answer(secret.id, Outcome::SecretCreated(Ok(())));
+    // Of an App that is gone nobody could delete the runner, and the stuck pod would keep its place for six hours.
+    for _ in 0..130 {
+        bench.tick(Span::secs(5));
+    }
+    assert!(bench.why(&Reason::RunnerBeforePod(F::PodStuckPending)).is_some(), "{:#?}", bench.open);
+}
