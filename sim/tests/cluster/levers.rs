@@ -232,6 +232,32 @@ fn a_full_quota_is_a_refusal_with_its_reason() {
 }
 
 #[test]
+fn a_conflict_says_nothing_of_what_is_there() {
+    against_model("a_conflict_says_nothing_of_what_is_there", async |bed, model| {
+        let pod = bed.cluster.create_pod(&stray("here")).await.unwrap();
+        let conflict = || {
+            let said = json!({ "kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409,
+                "message": "Operation cannot be fulfilled on resourcequotas: the object has been modified" });
+            Fault::Say(409, "application/json", said.to_string())
+        };
+        let faults = &model.models.cluster.faults;
+        faults.plan("POST", "/pods", 1, conflict());
+        faults.plan("POST", "/secrets", 1, conflict());
+        // Two calls have wanted one quota at once: neither the pod nor the Secret is there, and both are to be tried again.
+        let error = bed.cluster.create_pod(&stray("new")).await.unwrap_err();
+        assert!(matches!(error, ClusterError::Unavailable { .. }), "{error:?}");
+        let secret = async || {
+            bed.cluster.create_secret(&WorkerName::from("here"), &pod.uid, &SecretString::from("jit".to_owned())).await
+        };
+        let error = secret().await.unwrap_err();
+        assert!(matches!(error, ClusterError::Unavailable { .. }), "{error:?}");
+        assert_eq!(faults.left(), 0, "each call met it");
+        bed.cluster.create_pod(&stray("new")).await.unwrap();
+        secret().await.unwrap();
+    });
+}
+
+#[test]
 fn a_lost_answer_leaves_a_pod_that_is_found() {
     against_model("a_lost_answer_leaves_a_pod_that_is_found", async |bed, model| {
         model.models.cluster.faults.plan("POST", "/pods", 1, Fault::After(504));
