@@ -19,7 +19,7 @@ use serde_json::json;
 
 pub use http::{AppKey, Caller};
 use http::{As, Session};
-use names::Names;
+use names::{Found, Names};
 use wire::{Groups, Jit, JobBody, LogLine, Runners};
 
 use crate::ports::{GitHub, JitConfig};
@@ -90,9 +90,9 @@ impl GitHubClient {
     }
 
     /// As whom calls about a scope are made, and by which name of its organisation.
-    fn session_about(&self, scope: &RunnerScope) -> (Session<'_>, RunnerScope) {
+    async fn session_about(&self, scope: &RunnerScope) -> (Session<'_>, RunnerScope) {
         let who = As::Installation(app_of(scope.entity_type), scope.installation);
-        (self.caller.session(who), self.names.apply(scope))
+        (self.caller.session(who), self.names.apply(scope).await)
     }
 
     fn group_slot(&self, org: &str) -> GroupSlot {
@@ -369,9 +369,9 @@ impl GitHub for GitHubClient {
 
     fn runners<'a>(&'a self, scope: &'a RunnerScope) -> BoxFuture<'a, GitHubAnswer<RunnerListing>> {
         Box::pin(async move {
-            let (mut session, scope) = self.session_about(scope);
+            let (mut session, scope) = self.session_about(scope).await;
             let mut result = self.all_runners(&mut session, &scope).await;
-            if let Some(scope) = self.renamed(&scope, &mut result).await {
+            if let Found::Renamed(scope) = self.name_after(&scope, &result).await {
                 result = self.all_runners(&mut session, &scope).await;
             }
             session.answer(result)
@@ -380,9 +380,9 @@ impl GitHub for GitHubClient {
 
     fn mint<'a>(&'a self, worker: &'a Worker) -> BoxFuture<'a, GitHubAnswer<JitConfig>> {
         Box::pin(async move {
-            let (mut session, scope) = self.session_about(&worker.scope());
+            let (mut session, scope) = self.session_about(&worker.scope()).await;
             let mut result = self.make_jit(&mut session, &scope, worker).await;
-            if let Some(scope) = self.renamed(&scope, &mut result).await {
+            if let Found::Renamed(scope) = self.name_after(&scope, &result).await {
                 result = self.make_jit(&mut session, &scope, worker).await;
             }
             session.answer(result)
@@ -391,16 +391,17 @@ impl GitHub for GitHubClient {
 
     fn delete_runner<'a>(&'a self, scope: &'a RunnerScope, id: RunnerId) -> BoxFuture<'a, GitHubAnswer<()>> {
         Box::pin(async move {
-            let (mut session, scope) = self.session_about(scope);
+            let (mut session, scope) = self.session_about(scope).await;
             let mut result = delete(&mut session, &scope, id).await;
-            if let Some(scope) = self.renamed(&scope, &mut result).await {
-                result = delete(&mut session, &scope, id).await;
+            let found = self.name_after(&scope, &result).await;
+            if let Found::Renamed(scope) = &found {
+                result = delete(&mut session, scope, id).await;
             }
-            let result = match result {
-                // Its scope is called so, and does not know it: it is gone.
-                Err(GitHubError::NotFound) => Ok(()),
-                Err(GitHubError::Refused { status: 422, .. }) => Err(GitHubError::RunnerBusy),
-                other => other,
+            let result = match (result, found) {
+                // The scope is called so, and does not know it: it is gone.
+                (Err(GitHubError::NotFound), Found::Right | Found::Renamed(_)) => Ok(()),
+                (Err(GitHubError::Refused { status: 422, .. }), _) => Err(GitHubError::RunnerBusy),
+                (other, _) => other,
             };
             session.answer(result)
         })

@@ -64,10 +64,11 @@ pub(super) async fn lead(
     let (facts, inbox) = mpsc::unbounded_channel();
     let (leading, lost) = watch::channel(until);
     let lease = Arc::new(lease);
+    let renewing = renew(scheduler.clone(), lease.clone(), until - lease_time(), leading);
     let beside = Beside(vec![
         begin("watches the cluster", watch_cluster(scheduler.clone(), facts.clone()), &facts),
         begin("reads the store", read_store(scheduler.clone(), facts.clone()), &facts),
-        begin("renews leadership", renew(scheduler.clone(), lease.clone(), leading), &facts),
+        begin("renews leadership", renewing, &facts),
     ]);
     let mut term = Term {
         scheduler,
@@ -326,14 +327,14 @@ async fn read_once(
 }
 
 /// Renews leadership, and says until when it holds: from when the renewal was asked for, not from when it was answered.
-async fn renew(scheduler: Scheduler, lease: Arc<Lease>, leading: watch::Sender<Instant>) {
-    let mut pause = RENEW_EVERY;
+async fn renew(scheduler: Scheduler, lease: Arc<Lease>, begun: Instant, leading: watch::Sender<Instant>) {
+    let mut next = begun + RENEW_EVERY;
     loop {
-        tokio::time::sleep(pause).await;
+        sleep_until(next).await;
         let asked = Instant::now();
         let renewing = timeout(RENEW_LIMIT, scheduler.store.renew(&lease, super::LEASE)).await;
         let renewal = renewing.unwrap_or_else(|_| Err(slow_store(RENEW_LIMIT)));
-        pause = if renewal.is_ok() { RENEW_EVERY } else { RENEW_AGAIN };
+        next = if renewal.is_ok() { asked + RENEW_EVERY } else { Instant::now() + RENEW_AGAIN };
         scheduler.health.notices().store("renew leadership", &renewal);
         let until = match renewal {
             Ok(true) => asked + lease_time(),

@@ -2,7 +2,7 @@
 
 use adapters::ports::GitHub as _;
 use engine::{
-    facts::{App, Assignment, GitHubError, JobView, RunnerScope},
+    facts::{App, Assignment, GitHubError, JobView, RunnerListing, RunnerScope, Worker},
     ids::{EntityId, InstallationId, JobId, RunnerId, Span},
 };
 use futures::future::join_all;
@@ -13,6 +13,7 @@ use super::bed::{Bed, GROUPS, JIT, ORG, USER, org_scope, org_worker, test, user_
 
 const NAME: &str = "rise-riscv-runner-7-aaaaaaaaa";
 const LABEL: &str = "ubuntu-24.04-riscv";
+const INSTALLATION: &str = "/app/installations/{id}";
 
 /// A runner that is online, and what it is on GitHub.
 async fn online(bed: &Bed, name: &str) -> RunnerId {
@@ -293,26 +294,51 @@ fn an_organisation_whose_runners_never_hold_still_is_listed_by_our_group() {
 
 #[test]
 fn a_renamed_organisation_is_found_though_rows_have_its_old_name() {
-    const INSTALLATION: &str = "/app/installations/{id}";
     test(async |bed| {
         let idle = online(bed, NAME).await;
         bed.with(|github, _| github.rename(ORG.0, "renamed"));
         assert_eq!(job(bed, 1).await, Err(GitHubError::NotFound), "a repository answers by its old name");
-        // What does not say what it is called now says nothing of what is there.
-        bed.faults().plan("GET", &format!("/app/installations/{}", ORG.1), 1, Fault::Before(502, Vec::new()));
-        let unknown = bed.github.delete_runner(&org_scope(), idle).await.result;
-        assert!(matches!(unknown, Err(GitHubError::Unavailable { .. })), "{unknown:?}");
+        // Of whom nobody can say what it is called nothing is known: least of all that a runner is gone.
+        let path = format!("/app/installations/{}", ORG.1);
+        for fault in [502, 404] {
+            bed.faults().plan("GET", &path, 1, Fault::Before(fault, Vec::new()));
+            let unknown = bed.github.delete_runner(&org_scope(), idle).await.result;
+            assert_eq!(unknown, Err(GitHubError::NotFound), "{fault}");
+        }
         assert_eq!(bed.with(|github, _| github.runners.len()), 1);
         let listed = bed.github.runners(&org_scope()).await;
         assert_eq!(listed.result.unwrap().runners.len(), 1);
-        assert_eq!(bed.calls("GET", INSTALLATION), 2);
+        assert_eq!(bed.calls("GET", INSTALLATION), 3);
         bed.github.mint(&org_worker("rise-riscv-runner-7-bbbbbbbbb")).await.result.unwrap();
         assert_eq!(bed.github.delete_runner(&org_scope(), idle).await.result, Ok(()));
         assert_eq!(bed.with(|github, _| github.runners.len()), 1);
-        assert_eq!(bed.calls("GET", INSTALLATION), 2, "it is remembered");
+        assert_eq!(bed.calls("GET", INSTALLATION), 3, "it is remembered");
+        // What was told a moment ago proves nothing: it may have been renamed since.
         bed.with(|github, _| github.rename(ORG.0, "renamed-again"));
+        assert_eq!(bed.github.delete_runner(&org_scope(), idle).await.result, Err(GitHubError::NotFound));
+        assert_eq!(bed.calls("GET", INSTALLATION), 3);
+        bed.pass(Span::mins(5));
         assert_eq!(bed.github.runners(&org_scope()).await.result.unwrap().runners.len(), 1);
-        assert_eq!(bed.github.delete_runner(&org_scope(), idle).await.result, Ok(()), "it is gone by its new name");
+        bed.pass(Span::mins(5));
+        assert_eq!(
+            bed.github.delete_runner(&org_scope(), idle).await.result,
+            Ok(()),
+            "it is called so, and it is gone"
+        );
+        assert_eq!(bed.calls("GET", INSTALLATION), 5);
+    });
+}
+
+#[test]
+fn an_organisation_that_refuses_all_calls_is_not_looked_up_for_each() {
+    test(async |bed| {
+        for _ in 0..20 {
+            bed.faults().plan("GET", "/orgs/an-org/", 20, Fault::Before(403, Vec::new()));
+            let refused = bed.github.runners(&org_scope()).await.result.unwrap_err();
+            assert!(matches!(refused, GitHubError::Refused { status: 403, .. }), "{refused:?}");
+            bed.pass(Span::secs(30));
+        }
+        assert_eq!(bed.calls("GET", INSTALLATION), 2);
     });
 }
 
@@ -320,10 +346,15 @@ fn a_renamed_organisation_is_found_though_rows_have_its_old_name() {
 fn an_installation_of_another_account_tells_no_name() {
     test(async |bed| {
         let other = RunnerScope { entity: EntityId(99), entity_name: "another".into(), ..org_scope() };
-        assert_eq!(bed.github.runners(&other).await.result, Err(GitHubError::NotFound));
-        bed.with(|github, now| github.remove_installation(ORG.0, now));
-        let gone = RunnerScope { entity_name: "old-name".into(), ..org_scope() };
-        assert_eq!(bed.github.runners(&gone).await.result, Err(GitHubError::InstallationGone));
+        let nothing = || Err(GitHubError::NotFound);
+        assert_eq!(bed.github.runners(&other).await.result, nothing());
+        assert_eq!(bed.github.delete_runner(&other, RunnerId(1)).await.result, nothing().map(|_: RunnerListing| ()));
+        // Nor when what its own account is called is known.
+        bed.with(|github, _| github.rename(ORG.0, "renamed"));
+        assert!(bed.github.runners(&org_scope()).await.result.is_ok());
+        assert_eq!(bed.github.runners(&other).await.result, nothing());
+        let worker = Worker { entity: EntityId(99), entity_name: "another".into(), ..org_worker(NAME) };
+        assert_eq!(bed.github.mint(&worker).await.result.err(), Some(GitHubError::NotFound));
     });
 }
 
