@@ -251,8 +251,9 @@ fn assignment(status: Status, body: &WorkflowJob<'_>) -> Option<Assignment> {
 ///
 /// Status moves up pending < running < completed; a failed row stays failed. The assignment is the greater of the two,
 /// unknown fields are filled, the installation is the greater id (a later installation has one), `created_at` and
-/// `completed_at` the earlier. What identifies a job (entity, owner, repository, labels, pool) is `row`'s: GitHub's
-/// deliveries of one job agree on it.
+/// `completed_at` the earlier. A repository or its owner may be renamed between two deliveries, and nothing in them says
+/// which is the later: the greater name stands, whichever came first. What identifies a job (entity, owner, labels, pool)
+/// is `row`'s: GitHub's deliveries of one job agree on it.
 pub fn join(row: &Job, event: &Job) -> Job {
     debug_assert_eq!(row.id, event.id);
     let mut out = row.clone();
@@ -262,6 +263,9 @@ pub fn join(row: &Job, event: &Job) -> Job {
     out.assignment = row.assignment.clone().max(event.assignment.clone());
     out.installation = row.installation.max(event.installation);
     out.html_url = row.html_url.clone().max(event.html_url.clone());
+    if (&event.repo, &event.entity_name) > (&row.repo, &row.entity_name) {
+        (out.repo, out.entity_name) = (event.repo.clone(), event.entity_name.clone());
+    }
     out.created_at = row.created_at.min(event.created_at);
     out.requeued_at = row.requeued_at.max(event.requeued_at);
     out.completed_at = match (row.completed_at, event.completed_at) {

@@ -333,8 +333,10 @@ fn event() -> impl Strategy<Value = Job> {
     let runner = proptest::option::of(prop_oneof![Just("r1"), Just("r2"), Just("")]);
     let time = || proptest::option::of((0..4i64).prop_map(|i| Time(NOW.0 + i)));
     let installation = proptest::option::of(41..43i64);
-    (action, runner, [time(), time(), time()], installation, any::<bool>()).prop_map(
-        |(action, runner_name, [created_at, started_at, completed_at], installation_id, page)| {
+    // Renamed, its owner or itself, back or forth.
+    let name = prop_oneof![Just(("acme", "acme/app")), Just(("acme", "acme/bar")), Just(("zen", "zen/app"))];
+    (action, runner, [time(), time(), time()], installation, any::<bool>(), name).prop_map(
+        |(action, runner_name, [created_at, started_at, completed_at], installation_id, page, (owner, repo))| {
             let queued = action == "queued";
             recorded(&WorkflowJob {
                 runner_name,
@@ -343,6 +345,8 @@ fn event() -> impl Strategy<Value = Job> {
                 completed_at,
                 installation_id: if queued { installation_id.or(Some(41)) } else { installation_id },
                 html_url: if page || queued { Some("https://github.com/acme/app/job/11") } else { None },
+                owner_login: Some(owner),
+                repo_full_name: Some(repo),
                 ..body(action)
             })
         },

@@ -556,23 +556,27 @@ mod differential {
 
     fn event() -> impl Strategy<Value = Job> {
         let runner = proptest::option::of((0..3usize, 0..5i64));
-        (1..8i64, 1..3i64, 0..3usize, runner, 0..4i64, any::<bool>()).prop_map(|(id, org, status, runner, at, url)| {
-            let mut event = job(id, org);
-            event.status = [Status::Pending, Status::Running, Status::Completed][status];
-            if event.status != Status::Pending {
-                event.assignment = runner.and_then(|(i, at)| on(["a", "b", "é"][i], Time(START.0 + at)));
-            }
-            event.completed_at = event.status.is_ended().then_some(Time(START.0 + 10 + at));
-            event.created_at = Time(START.0 + at);
-            // What identifies a job is the same in every delivery of it.
-            event.entity = EntityId(id % 2);
-            event.owner = OwnerId(id % 2);
-            event.entity_name = "org".into();
-            event.repo = "org/repo".into();
-            event.installation = InstallationId(org);
-            event.html_url = event.html_url.filter(|_| url);
-            event
-        })
+        let name = prop_oneof![Just("org"), Just("Org"), Just("ôrg")];
+        (1..8i64, 1..3i64, 0..3usize, runner, 0..4i64, any::<bool>(), name).prop_map(
+            |(id, org, status, runner, at, url, name)| {
+                let mut event = job(id, org);
+                event.status = [Status::Pending, Status::Running, Status::Completed][status];
+                if event.status != Status::Pending {
+                    event.assignment = runner.and_then(|(i, at)| on(["a", "b", "é"][i], Time(START.0 + at)));
+                }
+                event.completed_at = event.status.is_ended().then_some(Time(START.0 + 10 + at));
+                event.created_at = Time(START.0 + at);
+                // What identifies a job is the same in every delivery of it.
+                event.entity = EntityId(id % 2);
+                event.owner = OwnerId(id % 2);
+                // What it is called may change.
+                event.entity_name = name.into();
+                event.repo = format!("{name}/repo").into();
+                event.installation = InstallationId(org);
+                event.html_url = event.html_url.filter(|_| url);
+                event
+            },
+        )
     }
 
     fn write() -> impl Strategy<Value = Write> {

@@ -46,6 +46,10 @@ pub(super) async fn record(pool: &PgPool, events: &[Job], channel: &str) -> sqlx
                                       THEN EXCLUDED.runner_name ELSE j.runner_name END,
                    installation_id = GREATEST(j.installation_id, EXCLUDED.installation_id),
                    html_url = GREATEST(j.html_url COLLATE "C", EXCLUDED.html_url COLLATE "C"),
+                   entity_name = CASE WHEN (EXCLUDED.repo_full_name COLLATE "C", EXCLUDED.entity_name COLLATE "C")
+                                           > (j.repo_full_name COLLATE "C", j.entity_name COLLATE "C")
+                                      THEN EXCLUDED.entity_name ELSE j.entity_name END,
+                   repo_full_name = GREATEST(j.repo_full_name COLLATE "C", EXCLUDED.repo_full_name COLLATE "C"),
                    created_at = LEAST(j.created_at, EXCLUDED.created_at),
                    completed_at = LEAST(j.completed_at, EXCLUDED.completed_at),
                    updated_at = now(),
@@ -56,6 +60,8 @@ pub(super) async fn record(pool: &PgPool, events: &[Job], channel: &str) -> sqlx
                            > (j.started_at, j.runner_name COLLATE "C")))
                   OR EXCLUDED.installation_id > j.installation_id
                   OR EXCLUDED.html_url COLLATE "C" > COALESCE(j.html_url, '') COLLATE "C"
+                  OR (EXCLUDED.repo_full_name COLLATE "C", EXCLUDED.entity_name COLLATE "C")
+                      > (j.repo_full_name COLLATE "C", j.entity_name COLLATE "C")
                   OR EXCLUDED.created_at < j.created_at
                   OR (EXCLUDED.completed_at IS NOT NULL
                       AND (j.completed_at IS NULL OR EXCLUDED.completed_at < j.completed_at))

@@ -381,7 +381,7 @@ impl Snapshot {
             return;
         }
         let entry = &mut self.scopes[row];
-        if (job.created_at, job.id) <= entry.named_by || job.entity_type != entry.scope.entity_type {
+        if (job.created_at, job.id) < entry.named_by || job.entity_type != entry.scope.entity_type {
             return;
         }
         entry.named_by = (job.created_at, job.id);

@@ -106,7 +106,7 @@ async fn answer_github(world: &Arc<World>, call: &Call, request: Request, next: 
         let rest = Duration::from_millis((until - world.now()).unsigned_abs());
         sleep(rest).await;
         if let Some(account) = call.account.filter(|_| mints && rest > CALL_LIMIT) {
-            judge::unheard_mint(world, account);
+            judge::unheard_mint(world, account, &call.body);
         }
     }
     judge::github_called(world, call);

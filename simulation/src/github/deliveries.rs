@@ -26,7 +26,8 @@ impl Sim {
         } else if self.strikes(Fault::WebhookOldInstallation) {
             installation = installation.map(|real| wrong_installation(real, id));
         }
-        self.send(account, Body::Job { action, job: id, installation, started, ended, runner });
+        let login = self.github.accounts[account].login.clone();
+        self.send(account, Body::Job { action, job: id, installation, started, ended, runner, login });
     }
 
     pub(super) fn send(&mut self, account: usize, body: Body) {
@@ -129,7 +130,7 @@ impl Sim {
                 Some(failure) => self.store_fails_installation(InstallationId(installation), failure),
                 None => 200,
             },
-            Body::Job { action, job, installation, started, ended, runner } => {
+            Body::Job { action, job, installation, started, ended, runner, login } => {
                 let Some(known) = self.github.jobs.get(&job) else { return 200 };
                 let account = &self.plan.world.account[known.account];
                 let time = |at: i64| self.abs(at);
@@ -146,7 +147,7 @@ impl Sim {
                     repo_id: Some(known.repo),
                     repo_full_name: Some(&known.repo_name),
                     owner_id: Some(account.id),
-                    owner_login: Some(&self.github.accounts[known.account].login),
+                    owner_login: Some(&login),
                     owner_type: Some(if account.user { "User" } else { "Organization" }),
                     installation_id: installation,
                 };

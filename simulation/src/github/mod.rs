@@ -129,6 +129,8 @@ pub enum Body {
         ended: Option<i64>,
         /// On which runner.
         runner: Option<Arc<str>>,
+        /// What its owner was called when it was sent.
+        login: Arc<str>,
     },
     /// An installation.
     Installation {

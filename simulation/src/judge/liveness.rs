@@ -491,11 +491,13 @@ impl Sim {
         }
     }
 
-    /// Whether nothing keeps a worker without a pod from having one: its runner is made, by who leads now and so has its JIT
-    /// configuration, and its pool has a place.
+    /// Whether nothing keeps a worker without a pod from having one: who leads has its JIT configuration, its runner is
+    /// there, and its pool has a place.
     fn may_be_placed(&self, sight: &Sight, row: &Worker) -> bool {
-        let born = row.created_at.0 - self.plan.epoch;
-        let young = born > self.judge.led_since + self.most_skew() && self.now - born < YOUNG - self.most_skew();
+        if !self.schedulers.iter().any(|it| it.is_leading() && it.has_jit_of(&row.name)) {
+            return false;
+        }
+        let young = self.now - (row.created_at.0 - self.plan.epoch) < YOUNG - self.most_skew();
         let pool = self.cluster.pools.iter().position(|pool| *pool == row.pool);
         let place = pool.is_some_and(|pool| self.cluster.offered(pool) > self.cluster.taken(pool));
         young && place && self.github.runner_of(&row.name).is_some() && self.is_reachable(sight, row.entity.0)

@@ -77,6 +77,8 @@ struct Told {
     installation: i64,
     started: Option<Time>,
     ended: Option<Time>,
+    /// Its repository, and its owner.
+    named: (Arc<str>, Arc<str>),
 }
 
 /// Memory of what was, to hold what is against.
@@ -89,8 +91,6 @@ pub struct Judge {
     repeated: BTreeMap<Arc<str>, u32>,
     /// What pools offered before each change, latest last.
     offered: VecDeque<(i64, Vec<i64>)>,
-    /// When leadership was last granted.
-    led_since: i64,
     /// Workers whose entry was made on GitHub at some time.
     minted: BTreeSet<WorkerName>,
     /// Workers whose runner has had a job.

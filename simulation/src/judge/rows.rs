@@ -82,13 +82,24 @@ impl Sim {
     /// S1 and S3: a delivery that says this was answered 2xx.
     pub(crate) fn judge_accepted(&mut self, said: &Job) {
         let id = said.id;
-        let new = Told { status: said.status, installation: said.installation.0, started: None, ended: None };
+        let named = (said.repo.clone(), said.entity_name.clone());
+        let new = Told {
+            status: said.status,
+            installation: said.installation.0,
+            started: None,
+            ended: None,
+            named: named.clone(),
+        };
         let told = self.judge.accepted.entry(id).or_insert(new);
         told.status = told.status.max(said.status);
         told.installation = told.installation.max(said.installation.0);
+        if named > told.named {
+            told.named = named;
+        }
         told.started = told.started.max(said.assignment.as_ref().map(|it| it.started_at));
         told.ended = [told.ended, said.completed_at].into_iter().flatten().min();
-        let Told { status, installation, started, ended } = *told;
+        let Told { status, installation, started, ended, .. } = *told;
+        let called = told.named.clone();
         let Some(row) = self.store.rows.job(id) else {
             return self.breaks("S1 no-lost-job", format!("job {id} was accepted and is not in the store"));
         };
@@ -106,7 +117,9 @@ impl Sim {
             return self.breaks("S3 order-free", what);
         }
         let Some(job) = self.github.jobs.get(&id.0) else { return };
-        let same = row.entity.0 == self.entity_of(job)
+        // The greatest name that any delivery has brought, one that was recorded without an answer among them.
+        let same = (&row.repo, &row.entity_name) >= (&called.0, &called.1)
+            && row.entity.0 == self.entity_of(job)
             && row.labels == job.labels
             && row.created_at == self.abs(job.created)
             && self.account_of(row.entity.0) == Some(job.account);
@@ -129,7 +142,6 @@ impl Sim {
             self.breaks("S13 fenced", format!("epoch {epoch} is granted twice"));
         }
         self.store.granted = epoch.0;
-        self.judge.led_since = self.now;
         // It finds out anew what others have found out.
         self.judge.heard.clear();
         self.judge.shown.clear();

@@ -118,6 +118,11 @@ impl Scheduler {
         self.alive && self.snapshot.is_some()
     }
 
+    /// Whether it has a worker's JIT configuration.
+    pub(crate) fn has_jit_of(&self, name: &WorkerName) -> bool {
+        self.vault.contains_key(name)
+    }
+
     /// It was refused without being told until when: GitHub's advice is a minute at the least.
     fn heed(&mut self, installation: InstallationId) {
         // What was refused together with it is no further refusal.

@@ -228,8 +228,11 @@ fn scope(github: &GitHub, parts: &[&str]) -> Option<Scope> {
 }
 
 /// A runner is made of a call that nobody waits for any more.
-pub fn unheard_mint(world: &World, account: i64) {
-    *lock(&world.judge).unheard_mints.entry(account).or_default() += 1;
+pub fn unheard_mint(world: &World, account: i64, body: &[u8]) {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let mut judge = lock(&world.judge);
+    *judge.unheard_mints.entry(account).or_default() += 1;
+    judge.unheard.extend(body["name"].as_str().map(str::to_owned));
 }
 
 /// An answer to an installation's call told what is left of its hour.

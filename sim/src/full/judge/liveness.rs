@@ -511,9 +511,11 @@ impl Look<'_> {
                 on_it && job.status == Status::Running && !is_requeued(job)
             });
             let unregistered = phase == Phase::Running && !online && !busy && !works && active && healthy && !deleting;
-            self.hold("L3 never-registered", key, unregistered, 150 * SECOND + LOOK, || {
-                format!("{name} runs and is not registered")
-            });
+            // A runner that was there, and has left its job, is proven gone by its scope's next listings.
+            let had = |job: &Job| job.assignment.as_ref().is_some_and(|it| *it.runner == *name);
+            let left = self.database.rows.jobs().any(had);
+            let proof = 150 * SECOND + LOOK + if left { LISTED } else { 0 };
+            self.hold("L3 never-registered", key, unregistered, proof, || format!("{name} runs and is not registered"));
             let pending = phase == Phase::Pending && active && healthy && !deleting;
             self.hold("L3 stuck-pending", key, pending, 630 * SECOND + LOOK, || format!("{name} is pending"));
             let orphan = !ended && !deleting && !active && healthy && !busy;
@@ -561,6 +563,9 @@ impl Look<'_> {
         let born = row.created_at.0 - self.world.plan.plan.epoch;
         let led_since = lock(&self.world.judge).led_since;
         let young = born > led_since + skew && self.now - born < YOUNG - skew;
+        if lock(&self.world.judge).unheard.contains(row.name.as_str()) {
+            return false;
+        }
         let place = self.world.cluster.peek(|cluster| {
             let pool = row.pool.as_str();
             let offered = offered(cluster).get(pool).copied().unwrap_or(0);

@@ -70,6 +70,8 @@ pub struct Judge {
     minted: BTreeSet<WorkerName>,
     /// By account, runners that GitHub made of calls that nobody waited for any more: each is deleted, and another asked for.
     unheard_mints: BTreeMap<i64, i64>,
+    /// Workers whose JIT configurations are among those.
+    unheard: BTreeSet<String>,
     /// When leadership was granted last.
     granted_at: i64,
     /// What pools offered at each change, latest last.
