@@ -12,7 +12,7 @@ use engine::{
 use crate::{
     cluster::{Pod, Whose},
     github::{self, Entry, JobState},
-    plan::Window,
+    plan::{What, Window},
     register::Rare,
     run::{HOUR, MINUTE, SECOND, Sim},
 };
@@ -417,6 +417,14 @@ impl Sim {
         let now = self.now;
         // What its own jobs did since the decision is not the decision's fault.
         if self.judge.moved.get(&worker.owner).is_some_and(|at| now - at < FRESH) {
+            return;
+        }
+        // A leader that has just stood still decides on what it knew before.
+        let woke = self.plan.deed.iter().any(|deed| match deed.what {
+            What::Pause { lasts, .. } => deed.at <= now && now < deed.at + lasts + FRESH,
+            _ => false,
+        });
+        if woke {
             return;
         }
         // The specification's loop: a group's turn is that of its oldest waiting job.
