@@ -330,8 +330,8 @@ fn one_pod(bench: &Bench) -> (u64, WorkerName) {
     pods.remove(0)
 }
 
-#[test]
-fn of_two_workers_with_one_place_left_one_gets_its_pod() {
+/// Two workers whose configurations are asked for, and as many places.
+fn two_reserved() -> Bench {
     let mut bench = Bench::new(2);
     for id in [1, 2] {
         bench.apply(Change::Job(job(id, 1)));
@@ -339,6 +339,12 @@ fn of_two_workers_with_one_place_left_one_gets_its_pod() {
     bench.decide();
     bench.answer_writes();
     bench.decide();
+    bench
+}
+
+#[test]
+fn of_two_workers_with_one_place_left_one_gets_its_pod() {
+    let mut bench = two_reserved();
     bench.nodes(1);
     for (runner, call) in (9..).zip(under_way(&bench, "mint")) {
         bench.answer(call, Outcome::JitMinted(ok(Minted { runner: RunnerId(runner) })));
@@ -369,13 +375,7 @@ fn of_two_workers_with_one_place_left_one_gets_its_pod() {
 
 #[test]
 fn where_two_creates_were_not_answered_and_one_place_is_left_a_listing_tells_whose_it_is() {
-    let mut bench = Bench::new(2);
-    for id in [1, 2] {
-        bench.apply(Change::Job(job(id, 1)));
-    }
-    bench.decide();
-    bench.answer_writes();
-    bench.decide();
+    let mut bench = two_reserved();
     for (runner, call) in (9..).zip(under_way(&bench, "mint")) {
         bench.answer(call, Outcome::JitMinted(ok(Minted { runner: RunnerId(runner) })));
     }

@@ -501,3 +501,17 @@ fn a_runner_that_is_made_shows_that_the_app_is_there() {
     }
     assert!(bench.why(&Reason::RunnerBeforePod(F::PodStuckPending)).is_some(), "{:#?}", bench.open);
 }
+
+#[test]
+fn a_deletion_that_finds_nothing_proves_nothing() {
+    let mut bench = Bench::new(1);
+    awaited(&mut bench, OURS);
+    let before = Reason::RunnerBeforePod(F::RunnerNeverRegistered);
+    let chosen = bench.until(&before, Some(OFFLINE), Span::mins(10)).expect("it never registers");
+    // Perhaps it is its organisation that was not found.
+    bench.answer(chosen.id, Outcome::RunnerDeleted(refused(GitHubError::NotFound)));
+    bench.decide();
+    assert!(bench.why(&Reason::WorkerFailed(F::RunnerNeverRegistered)).is_none(), "{:#?}", bench.open);
+    let listed = bench.until(&Reason::WorkerFailed(F::RunnerNeverRegistered), Some(&[]), Span::mins(3));
+    assert!(listed.is_some(), "a listing tells");
+}

@@ -5,7 +5,8 @@
 //! the times and the runner that took it (status, failure, entity, owner, repository, installation, labels, pool, image,
 //! page, and when GitHub created it); and what there still is of workers that have not ended, runner entries, and pods that
 //! have not ended: nothing. What a job's owner is called is left out where it was renamed in the job's life: deliveries that
-//! were lost, and whose news polls have brought, would have told another name. A shifted epoch changes not even when things happen: there every event of the trace is compared.
+//! were lost, and whose news polls have brought, would have told another name. A shifted epoch changes not even when things
+//! happen: there every event of the trace is compared.
 //!
 //! The world that is changed is the seed's without the deeds and faults after which a job's end rightly depends on when
 //! something was noticed: an App that is taken away, a job whose repository is deleted, deliveries that name no installation
@@ -134,15 +135,15 @@ fn over(outcome: &Outcome) -> Result<(), String> {
 
 /// Whether two ends are the same, as far as they must be.
 fn is_alike(plan: &Plan, one: &End, two: &End) -> bool {
-    let renamed = |end: &End| {
-        let accounts = plan.deed.iter().filter_map(|deed| match deed.what {
-            What::Rename { account } => Some(plan.world.account[account].id),
-            _ => None,
-        });
-        end.row.as_ref().is_some_and(|row| accounts.into_iter().any(|id| id == row.entity.0))
+    let is_renamed = |entity: i64| {
+        plan.deed
+            .iter()
+            .any(|deed| matches!(deed.what, What::Rename { account } if plan.world.account[account].id == entity))
     };
     let mut two = two.clone();
-    if let (true, Some(row), Some(other)) = (renamed(one), &one.row, &mut two.row) {
+    if let (Some(row), Some(other)) = (&one.row, &mut two.row)
+        && is_renamed(row.entity.0)
+    {
         other.entity_name = row.entity_name.clone();
     }
     *one == two
