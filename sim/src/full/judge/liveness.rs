@@ -561,7 +561,7 @@ impl Look<'_> {
     fn may_be_placed(&self, row: &Worker) -> bool {
         let skew = self.world.most_skew();
         let born = row.created_at.0 - self.world.plan.plan.epoch;
-        let led_since = lock(&self.world.judge).led_since;
+        let led_since = lock(&self.world.judge).granted_at;
         let young = born > led_since + skew && self.now - born < YOUNG - skew;
         if lock(&self.world.judge).unheard.contains(row.name.as_str()) {
             return false;

@@ -83,8 +83,6 @@ pub struct Judge {
     misleading: BTreeSet<(i64, i64)>,
     /// Since when rows have named an entity's installation rightly.
     named: BTreeMap<(i64, i64), i64>,
-    /// When leadership was last granted.
-    led_since: i64,
     /// By entity, the installations that were read of since the leader leads.
     heard: BTreeSet<(i64, i64)>,
     held: BTreeMap<(&'static str, i64), i64>,

@@ -142,7 +142,6 @@ pub fn granted(world: &World, database: &mut Database, epoch: Epoch) {
     // It finds out anew what others have found out.
     {
         let mut judge = lock(&world.judge);
-        judge.led_since = world.now();
         judge.heard.clear();
         judge.shown.clear();
         judge.misleading.clear();
