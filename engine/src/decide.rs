@@ -53,6 +53,7 @@ impl<'a> Turn<'a> {
         let now = s.now.max(now);
         s.now = now;
         s.adopt_caps(policy);
+        s.touch_short();
         Self { s, policy, now, actions: Vec::new() }
     }
 

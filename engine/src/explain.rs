@@ -244,16 +244,10 @@ fn obstacle(s: &Snapshot, policy: &Policy, name: &WorkerName, now: Time) -> Opti
     refused(worker, by).filter(|_| worker.removing.is_none())
 }
 
-/// Its pool has lost places since it was reserved: its pod is made when one is free. Others that were reserved before it
-/// and wait like it are before it.
+/// Its pool has lost places since it was reserved: its pod is made when one is free.
 fn lost_place(s: &Snapshot, worker: &WorkerEntry) -> Option<WaitingOn> {
-    let (row, pool) = (&worker.row, &worker.row.pool);
-    if s.has_place_for_pod(&row.name, pool) {
-        return None;
-    }
+    let (place, pool) = (s.line_for_pod(worker)?.unsigned_abs(), &worker.row.pool);
     let (offered, taken) = s.capacity(pool);
-    let before = |other: &&WorkerEntry| (other.row.created_at, &other.row.name) < (row.created_at, &row.name);
-    let place = 1 + s.without_pod(pool, None).filter(before).count() as u64;
     Some(WaitingOn::Capacity { pool: pool.clone(), taken, offered, place })
 }
 

@@ -374,6 +374,51 @@ fn of_two_workers_with_one_place_left_one_gets_its_pod() {
 }
 
 #[test]
+fn places_that_come_back_go_to_whoever_was_reserved_first() {
+    let mut bench = Bench::new(4);
+    let mut reserved = Vec::new();
+    for id in 1..=4 {
+        bench.apply(Change::Job(job(id, 1)));
+        bench.decide();
+        bench.answer_writes();
+        bench.tick(Span::secs(1));
+        let names = bench.open.iter().filter_map(|chosen| match &chosen.action {
+            Action::MintJit(row) => Some(row.name.clone()),
+            _ => None,
+        });
+        reserved.extend(names.filter(|name| !reserved.contains(name)).collect::<Vec<_>>());
+    }
+    bench.nodes(1);
+    let mint = |bench: &mut Bench, call, runner| {
+        bench.answer(call, Outcome::JitMinted(ok(Minted { runner: RunnerId(runner) })));
+    };
+    // The last to be reserved has its configuration first, and may have its pod: it keeps its place.
+    let mut calls: Vec<u64> = under_way(&bench, "mint");
+    let last = reserved.pop();
+    calls.pop().into_iter().for_each(|call| mint(&mut bench, call, 9));
+    bench.decide();
+    let (call, placed) = one_pod(&bench);
+    assert_eq!(Some(&placed), last.as_ref());
+    bench.answer(call, Outcome::PodCreated(Err(ClusterError::Unavailable { message: "away".into() })));
+    for (runner, call) in (10..).zip(calls) {
+        mint(&mut bench, call, runner);
+    }
+    bench.tick(Span::secs(30));
+    let (call, again) = one_pod(&bench);
+    assert_eq!(again, placed);
+    bench.answer(call, Outcome::PodCreated(Ok(pod(placed.as_str(), PodPhase::Pending, bench.now))));
+    // The others have theirs in the order of their reservations.
+    for (places, name) in (2..).zip(&reserved) {
+        bench.nodes(places);
+        bench.decide();
+        let (call, placed) = one_pod(&bench);
+        assert_eq!(placed, *name, "place {places} of {reserved:?}");
+        bench.answer(call, Outcome::PodCreated(Ok(pod(name.as_str(), PodPhase::Pending, bench.now))));
+        bench.decide();
+    }
+}
+
+#[test]
 fn where_two_creates_were_not_answered_and_one_place_is_left_a_listing_tells_whose_it_is() {
     let mut bench = two_reserved();
     for (runner, call) in (9..).zip(under_way(&bench, "mint")) {

@@ -151,9 +151,11 @@ fn pod(turn: &mut Turn<'_>, name: &WorkerName) {
         }
         return step(turn, name);
     }
-    let Some(row) = turn.s.worker(name).map(|worker| worker.row.clone()) else { return };
+    let Some(worker) = turn.s.worker(name) else { return };
+    let row = worker.row.clone();
     // Nodes have gone since its place was reserved: no pod is made that fits nowhere (S6).
-    if !turn.s.has_place_for_pod(name, &row.pool) {
+    if turn.s.line_for_pod(worker).is_some() {
+        turn.s.note_short(name, &row.pool);
         let at = turn.now + turn.policy.timeouts.backoff;
         return turn.s.wake(Key::Name(name.clone()), at);
     }

@@ -219,6 +219,8 @@ pub struct PoolState {
     pub(crate) unplaced: i64,
     /// Groups that lack a runner and whose owner has room, by their oldest pending job.
     pub(crate) queue: BTreeSet<(Time, JobId, Gx)>,
+    /// Workers that found no place for their pods, since places were lost, when so many were free.
+    pub(crate) short: (Vec<WorkerName>, i64),
 }
 
 impl PoolState {
@@ -346,7 +348,14 @@ impl Snapshot {
         }
         let px = self.pools.len() as Px;
         self.pool_ix.insert(name.clone(), px);
-        self.pools.push(PoolState { name: name.clone(), slots: 0, pods: 0, unplaced: 0, queue: BTreeSet::new() });
+        self.pools.push(PoolState {
+            name: name.clone(),
+            slots: 0,
+            pods: 0,
+            unplaced: 0,
+            queue: BTreeSet::new(),
+            short: (Vec::new(), 0),
+        });
         px
     }
 

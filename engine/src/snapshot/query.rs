@@ -1,9 +1,11 @@
 //! Questions the rules ask of a snapshot.
 
+use core::mem;
+
 use super::{InstallationEntry, JobEntry, JobPlace, PodEntry, Snapshot, WorkerEntry};
 use crate::{
     ids::{InstallationId, JobId, Pool, Time, WorkerName},
-    snapshot::{Gx, PoolState, Stage},
+    snapshot::{Gx, Key, PoolState, Stage},
 };
 
 impl Snapshot {
@@ -51,29 +53,55 @@ impl Snapshot {
         self.pool_state(pool).map_or((0, 0), |state| (state.slots, state.pods + state.unplaced))
     }
 
-    /// Whether a worker's pod fits into its pool, with all others that are there, are being made or may have been. Only where
-    /// places were lost after workers had been promised them may it not.
-    pub(crate) fn has_place_for_pod(&self, name: &WorkerName, pool: &Pool) -> bool {
-        let Some(state) = self.pool_state(pool) else { return true };
-        if state.free() >= 0 {
-            return true;
+    /// Which place in line a worker whose pod could be made now has for that, from 1: none when its pool has one for it, with
+    /// all pods that are there, are being made or may have been. Only where places were lost after workers had been promised
+    /// them has it one. Of those that could have their pods now, whoever was reserved first comes first; one that may have its
+    /// pod already has a place, and is in no line.
+    pub(crate) fn line_for_pod(&self, worker: &WorkerEntry) -> Option<i64> {
+        let pool = &worker.row.pool;
+        let state = self.pool_state(pool).filter(|state| state.free() < 0)?;
+        let order = |worker: &WorkerEntry| (worker.row.created_at, worker.row.name.clone());
+        let (mine, in_line) = (order(worker), self.is_before_its_pod(worker));
+        let (mut unmade, mut place) = (0, 1);
+        for (name, other) in &self.workers {
+            let is_it = *name == worker.row.name;
+            if other.row.pool != *pool
+                || !other.is_active()
+                || !(is_it || self.is_before_its_pod(other))
+                || self.pods.contains_key(name)
+            {
+                continue;
+            }
+            unmade += 1;
+            let waits = other.stage == Stage::Minted && other.removing.is_none() && other.backoff.until <= self.now;
+            place += i64::from(in_line && waits && !is_it && order(other) < mine);
         }
-        state.slots - state.pods - (state.unplaced - self.without_pod(pool, Some(name)).count() as i64) > 0
+        (place > state.slots - state.pods - (state.unplaced - unmade)).then_some(place)
     }
 
-    /// A pool's workers, by name, that are sure to have no pod yet, and `also`, whatever it has.
-    pub(crate) fn without_pod<'a>(
-        &'a self,
-        pool: &'a Pool,
-        also: Option<&'a WorkerName>,
-    ) -> impl Iterator<Item = &'a WorkerEntry> {
-        let unmade = move |(name, worker): &(&WorkerName, &WorkerEntry)| {
-            worker.row.pool == *pool
-                && worker.is_active()
-                && (also == Some(*name) || self.is_before_its_pod(worker))
-                && !self.pods.contains_key(*name)
-        };
-        self.workers.iter().filter(unmade).map(|(_, worker)| worker)
+    /// This worker found no place for its pod: it is looked at when there is another one.
+    pub(crate) fn note_short(&mut self, name: &WorkerName, pool: &Pool) {
+        let px = self.pool(pool);
+        let state = &mut self.pools[px as usize];
+        let free = state.free();
+        let (names, least) = &mut state.short;
+        *least = if names.is_empty() { free } else { free.min(*least) };
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+
+    /// Has those looked at that found no place, where places have come free since.
+    pub(crate) fn touch_short(&mut self) {
+        for px in 0..self.pools.len() {
+            let state = &mut self.pools[px];
+            if state.short.0.is_empty() || state.free() <= state.short.1 {
+                continue;
+            }
+            for name in mem::take(&mut state.short.0) {
+                self.touch(Key::Name(name));
+            }
+        }
     }
 
     /// Whether no pod can have been made for a worker, whose pod is out of view: none has been asked for, or it was refused, or

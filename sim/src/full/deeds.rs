@@ -50,9 +50,16 @@ fn node_name(plan: &FullPlan, (pool, node): (usize, usize)) -> String {
 }
 
 /// Both models behind their faces, as they are at the start.
-pub fn set_up(plan: &FullPlan, keys: &(ModelKey, ModelKey), clock: Clock) -> (Arc<GitHubFace>, Arc<KubernetesFace>) {
+///
+/// `clock` is GitHub's.
+pub fn set_up(
+    plan: &FullPlan,
+    keys: &(ModelKey, ModelKey),
+    clock: Clock,
+    clock_of_cluster: Clock,
+) -> (Arc<GitHubFace>, Arc<KubernetesFace>) {
     let world = &plan.plan.world;
-    let now = clock();
+    let now = clock_of_cluster();
     let mut github = GitHub::new(plan.plan.seed);
     github.mischief.busy_lag = Span(world.busy_lag);
     github.mischief.newest_first = world.newest_first;
@@ -100,7 +107,7 @@ pub fn set_up(plan: &FullPlan, keys: &(ModelKey, ModelKey), clock: Clock) -> (Ar
     }
     let app = |id, kind, key: &ModelKey| RegisteredApp { id, kind, public_key: key.public.clone() };
     let apps = vec![app(APPS.0, AccountKind::Organization, &keys.0), app(APPS.1, AccountKind::User, &keys.1)];
-    (GitHubFace::new(github, clock.clone(), apps), KubernetesFace::new(cluster, clock, TOKEN))
+    (GitHubFace::new(github, clock, apps), KubernetesFace::new(cluster, clock_of_cluster, TOKEN))
 }
 
 /// Names of all runners and pods that are not ours.

@@ -129,7 +129,7 @@ async fn answer_github(world: &Arc<World>, call: &Call, request: Request, next: 
             return told(world, call, account, world.between(60, 300));
         }
         if world.strikes(Fault::RateLimitedUntold) {
-            judge::untold(world, account);
+            judge::untold(world, call.caller, account);
             return refuse(if world.chance(50) { 403 } else { 429 }, LIMITED);
         }
     }
@@ -230,6 +230,10 @@ async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next:
     if watch && judge::watches_broken(world) {
         return refuse(500, BAD_GATEWAY);
     }
+    if is_new_pod(call) && is_orphaned(world, call) {
+        sleep(world.span(20_000, 50_000)).await;
+        return pass_cluster(world, call, request, next, true).await;
+    }
     if world.strikes(Fault::ClusterTimeout) {
         if call.method == http::Method::GET && !watch && world.chance(30) {
             world.more(More::AnswerStalled);
@@ -253,6 +257,12 @@ async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next:
         return refuse(500, BAD_GATEWAY);
     }
     response
+}
+
+/// Whether somebody waits for a pod to be asked for, to kill who asks: what was sent goes on.
+fn is_orphaned(world: &World, call: &Call) -> bool {
+    let killer = lock(&world.orphans_a_pod).take();
+    killer.is_some_and(|killer| killer.send(call.caller).is_ok())
 }
 
 /// The last part of the path of a call that deletes one of `kind`.

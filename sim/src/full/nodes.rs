@@ -26,7 +26,7 @@ use madsim::{net::NetSim, runtime::Handle};
 use secrecy::SecretString;
 use simulation::register::{Fault, Rare};
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{sleep, timeout},
 };
 
@@ -235,6 +235,7 @@ pub fn upset(world: &Arc<World>, upset: &Upset, lasts: i64) {
         Upset::RevokeTokens => world.github.with(|github, _| github.revoke_tokens()),
         Upset::RefuseGroups(status) => *lock(&world.groups_refused) = (status, world.now() + lasts),
         Upset::DropGroups => drop_groups(world),
+        Upset::OrphanPod => orphan_pod(world, lasts),
     }
 }
 
@@ -331,6 +332,19 @@ pub fn kill(world: &Arc<World>, node: Node, lasts: i64) {
     later(world, lasts.max(1), move |world| start(world, node));
 }
 
+/// The next to make a pod dies of it.
+fn orphan_pod(world: &Arc<World>, lasts: i64) {
+    let (killer, asks) = oneshot::channel();
+    *lock(&world.orphans_a_pod) = Some(killer);
+    let world = world.clone();
+    tokio::spawn(async move {
+        if let Ok(Ok(node)) = timeout(Duration::from_millis(lasts.unsigned_abs()), asks).await {
+            world.more(More::PodOrphaned);
+            kill(&world, node, world.between(20_000, 60_000));
+        }
+    });
+}
+
 /// Whoever leads is killed: a storm is nothing without.
 fn kill_leader(world: &Arc<World>, lasts: i64) {
     let leader = *lock(&world.leader);
@@ -399,10 +413,11 @@ pub fn stop(world: &Arc<World>, node: Node, lasts: i64) {
     });
 }
 
-/// A process's clock jumps.
+/// A clock jumps.
 pub fn jump(world: &World, node: Node, by: i64) {
     match node {
         Node::Scheduler(_) => world.fault(Fault::ClockJumped),
+        Node::Postgres => world.more(More::PostgresClockJumped),
         _ => world.more(More::GhfeClockJumped),
     }
     super::judge::clock_jumps(world, node);

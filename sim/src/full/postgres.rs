@@ -153,7 +153,7 @@ async fn notify(world: &World, listeners: &Listeners) {
 
 /// One transaction, whole; and whether it notifies.
 fn commit(world: &World, request: Request) -> (Reply, bool) {
-    let now = world.time();
+    let now = (world.clock(Node::Postgres))();
     match request {
         Request::Record(events) => {
             if events.len() > 1 {

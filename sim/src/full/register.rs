@@ -16,6 +16,12 @@ pub enum More {
     GhfeStopped,
     /// A replica of ghfe had its clock jump.
     GhfeClockJumped,
+    /// The clock by which Postgres counts leases jumped.
+    PostgresClockJumped,
+    /// A scheduler died of making a pod, and its call went on.
+    PodOrphaned,
+    /// The cluster's clock is off from GitHub's.
+    ClusterClockSkewed,
     /// Postgres died and its standby took over.
     Failover,
     /// Postgres' host was gone without a word.
@@ -58,11 +64,14 @@ pub enum More {
 
 impl More {
     /// All of them, with whether it is a fault.
-    pub const ALL: [(More, &'static str, bool); 23] = [
+    pub const ALL: [(More, &'static str, bool); 26] = [
         (More::GhfeKilled, "ghfe_killed", true),
         (More::GhfePaused, "ghfe_paused", true),
         (More::GhfeStopped, "ghfe_stopped", true),
         (More::GhfeClockJumped, "ghfe_clock_jumped", true),
+        (More::PostgresClockJumped, "postgres_clock_jumped", true),
+        (More::PodOrphaned, "pod_orphaned", true),
+        (More::ClusterClockSkewed, "cluster_clock_skewed", true),
         (More::Failover, "postgres_failover", true),
         (More::Vanished, "postgres_vanished", true),
         (More::ClusterKilled, "cluster_killed", true),

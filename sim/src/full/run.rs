@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::{
     bridge, deeds, judge, jwt, logs, nodes,
-    register::Tally,
+    register::{More, Tally},
     trouble::FullPlan,
     world::{Keeps, World},
 };
@@ -122,6 +122,9 @@ async fn live(world: &Arc<World>) {
     }
     if plan.skew.iter().any(|skew| *skew != 0) {
         world.fault(Fault::ClockSkewed);
+    }
+    if world.plan.cluster_ahead != 0 {
+        world.more(More::ClusterClockSkewed);
     }
     tokio::spawn(async {
         let mut turns = 0u64;

@@ -17,6 +17,9 @@ use super::world::Node;
 pub struct FullPlan {
     /// Replicas of ghfe.
     pub ghfe: usize,
+    /// How far the cluster's clock is ahead of GitHub's, in milliseconds.
+    #[serde(default)]
+    pub cluster_ahead: i64,
     /// Troubles of the network and of whole processes, in order of time.
     #[serde(default)]
     pub trouble: Vec<Trouble>,
@@ -53,7 +56,7 @@ pub enum Upset {
     Stop(Node),
     /// Nothing passes between two nodes.
     Cut(Node, Node),
-    /// A process's clock jumps by this many milliseconds.
+    /// A clock jumps by this many milliseconds: a process's, or that by which Postgres counts leases.
     Clock(Node, i64),
     /// So many pages are asked of a ghfe at once.
     Visit(Node, u32),
@@ -63,6 +66,8 @@ pub enum Upset {
     RefuseGroups(u16),
     /// Somebody deletes our runner groups; their runners go to the default ones.
     DropGroups,
+    /// The next scheduler to make a pod dies, and its call has its effect most of a minute later.
+    OrphanPod,
 }
 
 impl FullPlan {
@@ -79,7 +84,7 @@ impl FullPlan {
             full.check()?;
             return Ok(full);
         }
-        let mut full = Self { ghfe: 2, trouble: Vec::new(), plan: Plan::parse(text)? };
+        let mut full = Self { ghfe: 2, cluster_ahead: 0, trouble: Vec::new(), plan: Plan::parse(text)? };
         full.plan.world.schedulers = full.plan.world.schedulers.max(2);
         full.let_jobs_end();
         Ok(full)
@@ -96,14 +101,16 @@ impl FullPlan {
             let of_ours = |node: &Node| matches!(node, Node::Scheduler(_) | Node::Ghfe(_)) && exists(node);
             let can = match upset {
                 Upset::Kill(node) | Upset::Pause(node) => exists(node),
-                Upset::Stop(node) | Upset::Clock(node, _) => of_ours(node),
+                Upset::Stop(node) => of_ours(node),
+                Upset::Clock(node, _) => *node == Node::Postgres || of_ours(node),
                 Upset::Visit(node, _) => matches!(node, Node::Ghfe(_)) && exists(node),
                 Upset::Cut(a, b) => exists(a) && exists(b),
                 Upset::KillLeader
                 | Upset::Vanish
                 | Upset::RevokeTokens
                 | Upset::RefuseGroups(_)
-                | Upset::DropGroups => true,
+                | Upset::DropGroups
+                | Upset::OrphanPod => true,
             };
             if !can {
                 return Err(format!("at {at}: {upset:?} is of no node that there is, or of none that can have it"));
@@ -129,7 +136,7 @@ pub fn draw(profile: Profile, seed: u64) -> FullPlan {
     // Two schedulers at least: one leads, one stands by.
     plan.world.schedulers = plan.world.schedulers.max(2);
     let ghfe = rng.between(2, 3) as usize;
-    let mut full = FullPlan { ghfe, trouble: Vec::new(), plan };
+    let mut full = FullPlan { ghfe, cluster_ahead: 0, trouble: Vec::new(), plan };
     if !calm {
         draw_troubles(&mut rng, &mut full, profile);
     }
@@ -173,6 +180,8 @@ fn draw_troubles(rng: &mut Rng, full: &mut FullPlan, profile: Profile) {
     draw_visits(rng, full);
     draw_github_troubles(full);
     draw_others(full);
+    draw_clocks(full);
+    draw_apart(full, (0x0fa7, 15), (2, 5 * MINUTE), |_| Upset::OrphanPod);
 }
 
 /// What GitHub does that the fast depth has no part for.
@@ -192,6 +201,15 @@ fn draw_others(full: &mut FullPlan) {
         3 => Upset::Pause(Node::Cluster),
         _ => Upset::Pause(Node::Postgres),
     });
+}
+
+/// Clocks that are not ours go wrong: the cluster's is off, that of Postgres jumps.
+fn draw_clocks(full: &mut FullPlan) {
+    let mut rng = Rng::new(full.plan.seed ^ 0xc10c);
+    if rng.chance(15) {
+        full.cluster_ahead = rng.between(-30, 30) * SECOND;
+    }
+    draw_apart(full, (0xc10d, 10), (2, SECOND), |rng| Upset::Clock(Node::Postgres, rng.between(-30, 30) * SECOND));
 }
 
 /// Troubles of one kind, with a draw of their own, so that a seed's others are what they were: in `percent` of all worlds up
@@ -244,7 +262,7 @@ pub fn calm(seed: u64) -> FullPlan {
     plan.world.schedulers = plan.world.schedulers.max(2);
     plan.world.account.iter_mut().for_each(|account| account.limit = 5_000);
     plan.deed.retain(|deed| matches!(deed.what, What::Queue { .. } | What::Cancel { .. } | What::Rerun { .. }));
-    FullPlan { ghfe: 2, trouble: Vec::new(), plan }
+    FullPlan { ghfe: 2, cluster_ahead: 0, trouble: Vec::new(), plan }
 }
 
 /// The same world with something added, or told otherwise, that must not matter to how it ends.
@@ -324,7 +342,7 @@ pub fn storm(seed: u64) -> FullPlan {
         Trouble { at: STORM + 20 * SECOND, lasts: 40 * SECOND, upset: Upset::KillLeader },
         Trouble { at: STORM + 75 * SECOND, lasts: 30 * SECOND, upset: Upset::KillLeader },
     ];
-    FullPlan { ghfe: 3, trouble, plan }
+    FullPlan { ghfe: 3, cluster_ahead: 0, trouble, plan }
 }
 
 /// A hundred jobs an hour for three hours, for measuring.
@@ -356,5 +374,5 @@ pub fn steady(seed: u64, hours: i64) -> FullPlan {
     plan.deed.sort_by_key(|deed| deed.at);
     plan.quiet_at = span;
     plan.end = span + 60 * MINUTE;
-    FullPlan { ghfe: 2, trouble: Vec::new(), plan }
+    FullPlan { ghfe: 2, cluster_ahead: 0, trouble: Vec::new(), plan }
 }

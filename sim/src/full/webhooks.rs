@@ -167,7 +167,10 @@ fn told(body: &str) -> Option<(i64, judge::Told)> {
     let started = time(&job["started_at"]).filter(|_| ran && status != Status::Pending);
     let ended = time(&job["completed_at"]).filter(|_| status == Status::Completed);
     let installation = body["installation"]["id"].as_i64().unwrap_or(0);
-    Some((job["id"].as_i64()?, judge::Told { status, installation, started, ended }))
+    let name = |at: &str| body.pointer(at).and_then(Value::as_str).map(str::to_owned);
+    let owner = name("/organization/login").or_else(|| name("/repository/owner/login"));
+    let named = (name("/repository/full_name")?, owner?);
+    Some((job["id"].as_i64()?, judge::Told { status, installation, started, ended, named }))
 }
 
 fn job_of(body: &str) -> Option<i64> {

@@ -12,7 +12,10 @@ use std::{
 };
 
 use adapters::{ports::Clock, scheduler::Health};
-use engine::{ids::Time, policy::Policy};
+use engine::{
+    ids::{Span, Time},
+    policy::Policy,
+};
 use serde::{Deserialize, Serialize};
 use simulation::{
     judge::Broken,
@@ -20,7 +23,7 @@ use simulation::{
     rng::Rng,
     trace::Trace,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     judge::Judge,
@@ -174,6 +177,8 @@ pub struct World {
     pub vanished: AtomicU64,
     /// With which status GitHub refuses what is about runner groups, and until when.
     pub groups_refused: Mutex<(u16, i64)>,
+    /// Is told who is the next to make a pod, and kills it.
+    pub orphans_a_pod: Mutex<Option<oneshot::Sender<Node>>>,
     /// Turns true when an invariant broke.
     pub over: watch::Sender<bool>,
 }
@@ -187,8 +192,8 @@ impl World {
     /// To be made inside the simulation, whose time begins now.
     pub fn new(plan: FullPlan, keys: (ModelKey, ModelKey), keeps: Keeps) -> Arc<Self> {
         let started = Instant::now();
-        let truth = clock(plan.plan.epoch, started, Arc::default());
-        let (github, cluster) = super::deeds::set_up(&plan, &keys, truth);
+        let by_clock = |ahead: i64| clock(plan.plan.epoch, started, Arc::new(AtomicI64::new(ahead)));
+        let (github, cluster) = super::deeds::set_up(&plan, &keys, by_clock(0), by_clock(plan.cluster_ahead));
         let services = (0..plan.plan.world.schedulers as u8)
             .map(Node::Scheduler)
             .chain((0..plan.ghfe as u8).map(Node::Ghfe))
@@ -197,7 +202,8 @@ impl World {
             Node::Scheduler(i) => plan.plan.world.skew.get(usize::from(*i)).copied().unwrap_or(0),
             _ => 0,
         };
-        let offsets = services.iter().map(|node| (*node, Arc::new(AtomicI64::new(skew(node))))).collect();
+        let clocks = services.iter().copied().chain([Node::Postgres]);
+        let offsets = clocks.map(|node| (node, Arc::new(AtomicI64::new(skew(&node))))).collect();
         let notes = Notes {
             rng: Rng::new(plan.plan.seed ^ 0x5eed),
             trace: Trace::new(keeps == Keeps::All),
@@ -230,6 +236,7 @@ impl World {
             leader: Mutex::default(),
             vanished: AtomicU64::new(0),
             groups_refused: Mutex::default(),
+            orphans_a_pod: Mutex::default(),
             over: watch::channel(false).0,
             plan,
         })
@@ -258,9 +265,17 @@ impl World {
         }
     }
 
-    /// By how much the worst clock is off, in milliseconds.
+    /// By how much two clocks are apart at the most, in milliseconds: of ours, of GitHub's and of the cluster's. That of
+    /// Postgres counts leases and nothing else.
     pub fn most_skew(&self) -> i64 {
-        self.offsets.values().map(|offset| offset.load(Ordering::Relaxed).abs()).max().unwrap_or(0)
+        let ours = self.offsets.iter().filter(|(node, _)| **node != Node::Postgres);
+        let most = ours.map(|(_, offset)| offset.load(Ordering::Relaxed).abs()).max().unwrap_or(0);
+        most + self.plan.cluster_ahead.abs()
+    }
+
+    /// A time that the cluster tells, by the world's clock.
+    pub fn by_cluster(&self, at: Time) -> Time {
+        at - Span(self.plan.cluster_ahead)
     }
 
     // ---- draws

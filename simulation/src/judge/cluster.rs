@@ -1,8 +1,8 @@
 //! What the cluster is asked, and why workers are failed.
 
 use engine::{
-    decision::WorkerFailure,
-    facts::{PodPhase, Worker},
+    decision::{Action, Chosen, Decision, WorkerFailure},
+    facts::{PodPhase, Status, Worker},
     ids::{PodUid, WorkerName},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     run::{HOUR, MINUTE, SECOND, Sim},
 };
 
-use super::GRACE;
+use super::{GRACE, liveness::YOUNG};
 
 /// Views lag this much behind the cluster when watches and calls fare badly, or whoever looks stands still (S6).
 const VIEW_LAG: i64 = 4 * MINUTE;
@@ -35,6 +35,35 @@ impl Sim {
             _ => false,
         });
         if slow || paused { VIEW_LAG } else { BRIEF_LAG }
+    }
+
+    /// S7 for the pods that a leader is going to ask for: where places were lost, whoever was reserved first gets its pod
+    /// first.
+    pub(crate) fn judge_pods_chosen(&mut self, s: usize, decision: &Decision) {
+        let mut chosen = Vec::new();
+        for Chosen { action, .. } in &decision.actions {
+            if let Action::CreatePod(worker) = action
+                && self.judge.pods_asked.insert(worker.name.clone())
+            {
+                chosen.push(worker);
+            }
+        }
+        // One whose create was refused waits for its own time.
+        let waits =
+            |(name, since): &(&WorkerName, i64)| self.now - since > SECOND && !self.judge.pods_asked.contains(*name);
+        for worker in chosen {
+            let waiting = self.schedulers[s].jits().filter(waits).filter_map(|(name, _)| self.store.rows.worker(name));
+            let passed = waiting.filter(|row| row.pool == worker.pool && row.status == Status::Pending).find(|row| {
+                let before = (row.created_at, &row.name) < (worker.created_at, &worker.name);
+                let young = self.now - (row.created_at.0 - self.plan.epoch) < YOUNG - self.most_skew();
+                let account = self.account_of(row.entity.0).map(|account| &self.github.accounts[account]);
+                before && young && account.is_none_or(|it| it.removed_at == 0 && !it.suspended && it.back_at.is_none())
+            });
+            if let Some(name) = passed.map(|row| row.name.clone()) {
+                let what = format!("{} gets its pod while {name}, which was reserved before it, waits", worker.name);
+                return self.breaks("S7 fifo", what);
+            }
+        }
     }
 
     /// S6, S9 and S11 for a new pod.

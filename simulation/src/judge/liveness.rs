@@ -22,7 +22,7 @@ const SERVED: i64 = 30 * SECOND;
 /// A runner that is made gets its pod where a place is free: a refused create is tried again once a minute, at least (L1).
 const PLACED: i64 = 2 * MINUTE;
 /// A worker without a pod is given up after ten minutes: near that nothing is begun any more.
-const YOUNG: i64 = 8 * MINUTE;
+pub(super) const YOUNG: i64 = 8 * MINUTE;
 /// A lost delivery is made up for (L2).
 const MADE_UP: i64 = 5 * MINUTE;
 /// From so many refusals on a delivery may wait up to an hour for its next repetition.
@@ -294,15 +294,14 @@ impl Sim {
 
     /// L2: jobs of an App that is not there any more are failed, all of them.
     fn look_at_gone_apps(&mut self, sight: &Sight) {
-        if !sight.gone.contains(&true) {
-            return;
-        }
         let active = self.store.rows.jobs().filter(|row| !row.status.is_ended());
         let active: Vec<(JobId, i64, i64)> = active.map(|row| (row.id, row.entity.0, row.installation.0)).collect();
         for (id, entity, installation) in active {
             let Some(account) = self.account_of(entity) else { continue };
             let state = &self.github.accounts[account];
-            let gone = state.removed && state.installation == installation;
+            // Or there anew, of which nobody has told.
+            let overtaken = installation != 0 && !sight.gone[account] && !sight.told.contains(&entity);
+            let gone = if state.installation == installation { state.removed } else { overtaken };
             let able = self.now >= self.well_at(account) && !self.is_poor(account);
             self.hold("L2 gone", id.0, gone && able, GONE, |_| format!("job {id} is active and its App is gone"));
         }

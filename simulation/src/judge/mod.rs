@@ -137,6 +137,8 @@ pub struct Judge {
     shown: BTreeMap<usize, Shown>,
     /// Accounts that were refused without being told until when.
     untold: BTreeMap<usize, Untold>,
+    /// Workers whose pods have been asked for.
+    pods_asked: BTreeSet<WorkerName>,
 }
 
 /// What a leader has been told of an account's hour.

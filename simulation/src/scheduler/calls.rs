@@ -103,10 +103,11 @@ pub(crate) struct Reached {
 impl Sim {
     /// What the adapter keeps of an answer: JIT configurations, and until when an installation may not be called.
     pub(super) fn keep(&mut self, s: usize, action: &Action, outcome: &Outcome) {
+        let now = self.now;
         let process = &mut self.schedulers[s];
         match (action, outcome) {
             (Action::MintJit(worker), Outcome::JitMinted(GitHubAnswer { result: Ok(minted), .. })) => {
-                process.vault.insert(worker.name.clone(), minted.runner.0);
+                process.vault.insert(worker.name.clone(), (minted.runner.0, now));
             }
             (
                 Action::CreateSecret { worker, .. },
@@ -254,7 +255,7 @@ impl Sim {
             Action::MintJit(worker) => Outcome::JitMinted(self.mint(worker)),
             Action::CreatePod(worker) => Outcome::PodCreated(self.create_pod(worker)),
             Action::CreateSecret { worker, pod } => match self.schedulers[s].vault.get(worker).copied() {
-                Some(jit) => Outcome::SecretCreated(self.create_secret(worker, pod, jit)),
+                Some((jit, _)) => Outcome::SecretCreated(self.create_secret(worker, pod, jit)),
                 None => Outcome::Lost,
             },
             Action::DeleteRunner { scope, id, .. } => Outcome::RunnerDeleted(self.delete_runner(scope, *id)),

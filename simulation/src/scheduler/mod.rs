@@ -89,7 +89,8 @@ pub struct Scheduler {
     cursor: Option<u64>,
     writes: Vec<(u64, Write)>,
     writing: bool,
-    vault: BTreeMap<WorkerName, i64>,
+    /// JIT configurations by worker: of which runner, and since when.
+    vault: BTreeMap<WorkerName, (i64, i64)>,
     /// When it decides next by itself.
     wake: i64,
     /// When the earliest event for that is planned.
@@ -121,6 +122,11 @@ impl Scheduler {
     /// Whether it has a worker's JIT configuration.
     pub(crate) fn has_jit_of(&self, name: &WorkerName) -> bool {
         self.vault.contains_key(name)
+    }
+
+    /// The workers whose JIT configurations it has, and since when.
+    pub(crate) fn jits(&self) -> impl Iterator<Item = (&WorkerName, i64)> {
+        self.vault.iter().map(|(name, (_, since))| (name, *since))
     }
 
     /// It was refused without being told until when: GitHub's advice is a minute at the least.
@@ -652,6 +658,7 @@ impl Sim {
                 self.breaks("engine audit", format!("scheduler {s}: {difference}"));
             }
         }
+        self.judge_pods_chosen(s, &decision);
         for chosen in decision.actions {
             self.carry_out(s, chosen);
         }

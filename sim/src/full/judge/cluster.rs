@@ -19,7 +19,7 @@ use super::{
         trouble::Upset,
         world::{World, lock},
     },
-    GRACE, account_of, board, is_ended, offered, parts, pod, taken, touched,
+    GRACE, account_of, asked, board, is_ended, offered, parts, pod, taken, touched,
 };
 use crate::world::kubernetes::{Key, Phase};
 
@@ -81,8 +81,14 @@ pub fn break_watches(world: &World, until: i64) {
 pub fn before_cluster(world: &World, call: &Call, late: bool) {
     let parts = parts(&call.path);
     match (call.method.as_str(), parts.as_slice()) {
-        ("POST", [.., "pods"]) => pod_created(world, call, late),
-        ("POST", [.., "secrets"]) => secret_created(world, call),
+        ("POST", [.., "pods"]) => {
+            asked(world, "a pod is made");
+            pod_created(world, call, late);
+        }
+        ("POST", [.., "secrets"]) => {
+            asked(world, "a Secret is made");
+            secret_created(world, call);
+        }
         ("DELETE", [.., "pods", name]) => pod_deleted(world, call, name),
         _ => {}
     }
@@ -158,7 +164,8 @@ fn pod_deleted(world: &World, call: &Call, name: &str) {
     let uid = body.pointer("/preconditions/uid").and_then(Value::as_str);
     let known = world.cluster.peek(|cluster| {
         let pod = pod(cluster, name).filter(|pod| uid.is_none_or(|uid| uid == pod.uid))?;
-        Some((pod.phase, pod.deleting.is_some(), pod.ending.as_ref().map(|ending| ending.at), pod.created))
+        let ended = pod.ending.as_ref().map(|ending| world.by_cluster(ending.at));
+        Some((pod.phase, pod.deleting.is_some(), ended, world.by_cluster(pod.created)))
     });
     let Some((phase, deleting, ended, created)) = known else { return };
     if deleting {

@@ -18,7 +18,7 @@ use super::{
         trouble::Upset,
         world::{Node, World, lock},
     },
-    RECOVERY, RESERVED, Spent, account_of, parts, touched,
+    RECOVERY, RESERVED, Spent, account_of, asked, parts, touched,
 };
 use crate::world::github::{Account, GitHub, JobState, Scope};
 
@@ -70,8 +70,8 @@ fn told_in(world: &World, caller: Node, account: i64, wait: i64) {
 }
 
 /// GitHub's advice for a refusal that names no time: a minute, and twice as long after each further one.
-pub fn untold(world: &World, account: i64) {
-    let now = world.now();
+pub fn untold(world: &World, caller: Node, account: i64) {
+    let (now, own) = (world.now(), (world.clock(caller))().0);
     let mut judge = lock(&world.judge);
     let untold = judge.untold.entry(account).or_default();
     // A request of several calls is one to the engine: it hears of its end, and not of what was answered before. Answers
@@ -79,10 +79,11 @@ pub fn untold(world: &World, account: i64) {
     // caller's minute is shorter when its clock jumps, and no call is under way for longer than that.
     let over = untold.answered.take().is_some_and(|at| now - at > REQUEST);
     untold.times = if over { 0 } else { untold.times };
-    if untold.last.is_none_or(|last| now - last >= MINUTE - 10 * SECOND) {
+    // By which clock that minute is over first; that it was refused so often makes only the judge patient.
+    if untold.last.is_none_or(|(last, by_caller)| (now - last).max(own - by_caller) >= MINUTE - 10 * SECOND) {
         untold.until = untold.until.max(now + (MINUTE << untold.times.min(5)));
         untold.times += 1;
-        untold.last = Some(now);
+        untold.last = Some((now, own));
     }
 }
 
@@ -171,6 +172,13 @@ fn minted(call: &Call) -> Option<WorkerName> {
 
 /// S14 for a call that arrives.
 pub fn github_called(world: &World, call: &Call) {
+    let parts = parts(&call.path);
+    match (call.method.as_str(), parts.as_slice()) {
+        ("GET", ["repos", _, _, "actions", "jobs", _]) => asked(world, "a job is asked about"),
+        ("POST", [.., "generate-jitconfig"]) => asked(world, "a runner is made"),
+        ("DELETE", _) => asked(world, "a runner is deleted"),
+        _ => {}
+    }
     let Some(account) = call.account else { return };
     let life = life(world, call.caller);
     let now = world.now();

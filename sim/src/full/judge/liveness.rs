@@ -16,6 +16,7 @@ use simulation::{
 use super::{
     super::{
         postgres::Database,
+        trouble::Upset,
         world::{Node, World, lock},
     },
     GRACE, JIT_A_MINUTE, RECOVERY, RESERVED, account_of, cap, is_ended, offered, pod,
@@ -227,10 +228,16 @@ impl Look<'_> {
     }
 
     /// Whether a leader has read of an entity with the installation that its account has now.
-    fn is_heard(&self, entity: i64) -> bool {
-        let installation = |github: &GitHub| Some(github.accounts.get(&account_of(github, entity)?)?.installation);
-        let installation = self.world.github.peek(installation).unwrap_or(0);
+    fn is_heard(&self, github: &GitHub, entity: i64) -> bool {
+        let account = account_of(github, entity).and_then(|account| github.accounts.get(&account));
+        let installation = account.map_or(0, |account| account.installation);
         lock(&self.world.judge).heard.contains(&(entity, installation))
+    }
+
+    /// Whether a delivery has told this leader through which installation a job can be asked about and served.
+    fn is_told(&self, github: &GitHub, row: &Job) -> bool {
+        let named = row.installation.0 != 0 || self.is_heard(github, row.entity.0);
+        named && self.is_ours(github, row.entity.0)
     }
 
     /// L9: who is told to stop ends in time.
@@ -272,7 +279,13 @@ impl Look<'_> {
                 led |= process.health.status(self.world.time()).epoch.is_some();
             }
         }
-        self.hold("L8 failover", 0, able && !led, LED, || "nobody leads".to_owned());
+        // A lease lasts for as much longer as the clock by which it is counted has jumped back.
+        let back = self.world.plan.trouble.iter().map(|it| match it.upset {
+            Upset::Clock(Node::Postgres, by) => (-by).max(0),
+            _ => 0,
+        });
+        let limit = LED + back.sum::<i64>();
+        self.hold("L8 failover", 0, able && !led, limit, || "nobody leads".to_owned());
     }
 
     /// By account, how long it takes until all its jobs have been asked about in turn: those whose end was lost, too.
@@ -319,10 +332,7 @@ impl Look<'_> {
                 let limit = MADE_UP + backlog + if posted.refused >= OFTEN { HOUR } else { 0 };
                 self.hold("L2 made-up", id, unknown, limit, || format!("job {id} is not known"));
                 let Some(row) = row else { continue };
-                // Whose installation no delivery has told this leader of nobody can ask about.
-                let installation = github.accounts.get(&account).map_or(0, |it| it.installation);
-                let heard = lock(&self.world.judge).heard.contains(&(row.entity.0, installation));
-                if row.installation.0 == 0 && !heard {
+                if !self.is_told(github, row) {
                     continue;
                 }
                 let done = matches!(job.state, JobState::Completed(_));
@@ -365,10 +375,12 @@ impl Look<'_> {
 
     /// L2: jobs of an App that is not there any more are failed, all of them.
     fn at_gone_app(&self, github: &GitHub, row: &Job, poor: &BTreeSet<i64>) {
-        let Some(account) = account_of(github, row.entity.0) else { return };
-        let removed = github.accounts.get(&account).filter(|it| it.removed);
-        let gone = removed.is_some_and(|it| it.installation == row.installation.0);
-        let able = self.is_well(account) && !poor.contains(&account);
+        let Some(account) = account_of(github, row.entity.0).and_then(|it| github.accounts.get(&it)) else { return };
+        let named = row.installation.0;
+        // Or there anew, of which nobody has told.
+        let overtaken = named != 0 && !account.removed && !account.suspended && !self.is_ours(github, row.entity.0);
+        let gone = if account.installation == named { account.removed } else { overtaken };
+        let able = self.is_well(account.id) && !poor.contains(&account.id);
         self.hold("L2 gone", row.id.0, gone && able, GONE, || {
             format!("job {} is {:?} and its App is gone", row.id, row.status)
         });
@@ -386,7 +398,7 @@ impl Look<'_> {
         let mut groups: BTreeMap<(i64, String), &Job> = BTreeMap::new();
         for id in waiting {
             // Whose installation no delivery has told of nobody can serve.
-            let told = |row: &&Job| row.installation.0 != 0 || self.is_heard(row.entity.0);
+            let told = |row: &&Job| self.world.github.peek(|github| self.is_told(github, row));
             if let Some(row) = self.database.rows.job(JobId(id)).filter(|row| is_waiting(row)).filter(told) {
                 groups.entry((row.entity.0, row.labels.to_string())).or_insert(row);
             }
@@ -616,8 +628,13 @@ impl Look<'_> {
             judge.done_at = None;
             return false;
         }
-        let (done_at, strict) = *judge.done_at.get_or_insert((self.now, strict));
+        if judge.done_at.is_none() {
+            judge.done_at = Some((self.now, strict));
+            judge.done_since.clear();
+        }
+        let (done_at, strict) = judge.done_at.unwrap_or((self.now, strict));
         let (quiet_for, changed) = (self.now - done_at, judge.last_change);
+        let asked = judge.done_since.first_key_value().map(|(what, times)| (*what, *times));
         drop(judge);
         let is_ours = |key: &Key| !self.world.strangers.contains(&key.name);
         let grace = self.world.plan.plan.long && self.world.cluster.peek(|cluster| cluster.pods.keys().any(is_ours));
@@ -629,6 +646,13 @@ impl Look<'_> {
         if !self.world.plan.plan.long && healthy && strict && changed > done_at + MINUTE {
             let what = format!("something changed {} s after all was done", (changed - done_at) / SECOND);
             self.world.breaks("L6 quiet", what);
+        }
+        if !self.world.plan.plan.long
+            && healthy
+            && strict
+            && let Some((what, times)) = asked
+        {
+            self.world.breaks("L6 quiet", format!("{what}, {times} times, with nothing to do"));
         }
         kept(self.world, &self.database);
         true

@@ -17,7 +17,7 @@ use engine::{
 use serde_json::Value;
 use simulation::run::{HOUR, MINUTE};
 
-use super::world::{Node, World};
+use super::world::{Node, World, lock};
 use crate::world::{
     github::GitHub,
     kubernetes::{self, Cluster, Key, Phase, Pod},
@@ -99,6 +99,16 @@ pub struct Judge {
     late_pods: BTreeMap<String, i64>,
     /// Since when all is done, and whether that is so of accounts in trouble as well.
     done_at: Option<(i64, bool)>,
+    /// What was asked for since then, by kind.
+    done_since: BTreeMap<&'static str, u64>,
+}
+
+/// L6: something is asked for. With all done that is no more than the periodic reads.
+fn asked(world: &World, what: &'static str) {
+    let mut judge = lock(&world.judge);
+    if judge.done_at.is_some_and(|(at, _)| world.now() > at + MINUTE) {
+        *judge.done_since.entry(what).or_default() += 1;
+    }
 }
 
 /// What a job's accepted deliveries say, all together: the same in whatever order and however often they came.
@@ -108,6 +118,8 @@ pub struct Told {
     pub installation: i64,
     pub started: Option<Time>,
     pub ended: Option<Time>,
+    /// The greatest names of its repository and its owner.
+    pub named: (String, String),
 }
 
 /// An account that was refused without being told until when.
@@ -115,8 +127,8 @@ pub struct Told {
 struct Untold {
     /// How often in a row.
     times: u32,
-    /// When it last was, not counting those of the same minute.
-    last: Option<i64>,
+    /// When it last was, not counting those of the same minute, by the world's clock and its caller's.
+    last: Option<(i64, i64)>,
     /// Until when it is advised to wait.
     until: i64,
     /// When a call was answered since.

@@ -10,6 +10,7 @@ use engine::{
 };
 use simulation::{
     judge::{is_requeued, is_waiting},
+    plan::What,
     register::{Fault, Rare},
     run::{MINUTE, SECOND},
     trace::number,
@@ -21,7 +22,7 @@ use super::{
         postgres::Database,
         world::{World, lock},
     },
-    JIT_A_MINUTE, RECOVERY, Told, account_of, cap, github as calls, is_ended, pod, troubled,
+    JIT_A_MINUTE, RECOVERY, Told, account_of, asked, cap, github as calls, is_ended, pod, troubled,
 };
 use crate::world::{
     github::{self, JobState},
@@ -103,6 +104,9 @@ pub fn accepted(world: &World, id: i64, said: Told) {
         told.installation = told.installation.max(said.installation);
         told.started = told.started.max(said.started);
         told.ended = [told.ended, said.ended].into_iter().flatten().min();
+        if said.named > told.named {
+            told.named = said.named;
+        }
         told.clone()
     };
     let Some(row) = database.rows.job(JobId(id)) else {
@@ -114,10 +118,13 @@ pub fn accepted(world: &World, id: i64, said: Told) {
         status => row.status >= status,
     };
     let started = row.assignment.as_ref().map(|it| it.started_at);
-    if !as_told || row.installation.0 < told.installation || started < told.started {
+    // One that was recorded without an answer may have brought a greater one.
+    let named = (&*row.repo, &*row.entity_name) >= (told.named.0.as_str(), told.named.1.as_str());
+    if !as_told || !named || row.installation.0 < told.installation || started < told.started {
         let (status, installation) = (row.status, row.installation);
         let what = format!(
-            "job {id} is {status:?} of installation {installation} since {started:?}; its deliveries say {told:?}"
+            "job {id} of {} is {status:?} of installation {installation} since {started:?}; its deliveries say {told:?}",
+            row.repo
         );
         world.breaks("S3 order-free", what);
     }
@@ -177,6 +184,7 @@ pub fn read(world: &World, jobs: &[Job], workers: &[Worker]) {
 
 /// S13: a write is made under this epoch.
 pub fn writing(world: &World, database: &Database, epoch: Epoch) {
+    asked(world, "something is written");
     if epoch.0 != database.granted {
         let what = format!("a write under epoch {epoch} is made while {} leads", database.granted);
         world.breaks("S13 fenced", what);
@@ -411,7 +419,12 @@ fn fifo(world: &World, database: &Database, worker: &Worker) {
     let faulty = windows.chain(plan.trouble.iter().map(|it| (it.at, it.at + it.lasts))).any(lately);
     // What its own jobs did since the decision is not the decision's fault; nor is what could not be known.
     let moved = |owner| lock(&world.judge).moved.get(&owner).is_some_and(|at| now - at < FRESH);
-    if faulty || moved(worker.owner) {
+    // A leader that has just been woken decides on what it knew.
+    let woke = plan.plan.deed.iter().any(|deed| match deed.what {
+        What::Pause { lasts, .. } => (deed.at..deed.at + lasts + FRESH).contains(&now),
+        _ => false,
+    });
+    if faulty || woke || moved(worker.owner) {
         return;
     }
     // The specification's loop: a group's turn is that of its oldest waiting job.
