@@ -43,6 +43,8 @@ use crate::credentials::{APPS, Error, ModelKey, WEBHOOK_SECRET};
 
 /// How long a reader waits for a page.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// What a ghfe tells a reader whom it turns away for want of a place.
+const CROWDED: &str = "too many pages are being read";
 /// Deliveries that may wait for the store at once, as in production.
 const WAITING: usize = 20_000;
 
@@ -117,11 +119,16 @@ fn ended(world: &World, node: Node) {
 }
 
 fn ghfe(world: &Arc<World>, node: Node) -> Ghfe {
+    let readers = Readers::default();
+    world.process(node, |process| {
+        process.readers = readers.clone();
+        process.turned_away = 0;
+    });
     let store = postgres::Client::new(world.clone(), node);
     Ghfe {
         ingest: Ingest::new(store.clone(), WAITING),
         room: Room::default(),
-        readers: Readers::default(),
+        readers: readers.clone(),
         store,
         policy: world.policy.clone(),
         clock: world.clock(node),
@@ -269,11 +276,16 @@ async fn read_page(dial: Dial, page: usize) {
     let exchange = async {
         let response = dial.send(request).await.ok()?;
         let status = response.status().as_u16();
-        response.into_body().collect().await.ok()?;
-        Some(status)
+        let body = response.into_body().collect().await.ok()?.to_bytes();
+        Some((status, body))
     };
-    let status = timeout(PATIENCE, exchange).await.ok().flatten();
     let world = &dial.world;
+    let life = world.process(dial.to, |process| process.life);
+    let (status, body) = timeout(PATIENCE, exchange).await.ok().flatten().unzip();
+    let crowded = body.is_some_and(|body| String::from_utf8_lossy(&body).contains(CROWDED));
+    if crowded && world.process(dial.to, |process| process.life) == life {
+        world.process(dial.to, |process| process.turned_away += 1);
+    }
     world.note("visit", page as i64, status.map_or(0, i64::from), || format!("{path} of {}: {status:?}", dial.to));
     match status {
         Some(503) => world.more(More::PageRefused),

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adapters::{ports::Clock, scheduler::Health};
+use adapters::{ghfe::Readers, ports::Clock, scheduler::Health};
 use engine::{
     ids::{Span, Time},
     policy::Policy,
@@ -108,12 +108,16 @@ pub struct Process {
     pub health: Arc<Health>,
     /// Counts its starts.
     pub life: u64,
+    /// A ghfe's places for readers, and how many it has turned away since its start.
+    pub readers: Readers,
+    pub turned_away: u64,
 }
 
 impl Default for Process {
     fn default() -> Self {
         let (stop, _) = watch::channel(false);
-        Self { alive: true, paused: false, stopping: None, stop, health: Arc::default(), life: 0 }
+        let (health, readers) = (Arc::default(), Readers::default());
+        Self { alive: true, paused: false, stopping: None, stop, health, life: 0, readers, turned_away: 0 }
     }
 }
 

@@ -138,6 +138,16 @@ pub fn kept(world: &World, database: &Database) {
     if let Some(id) = lost {
         world.breaks("S1 no-lost-job", format!("job {id} was accepted, and is in the store no more"));
     }
+    let jobs = database.rows.jobs().map(|row| format!("{row:?}"));
+    if let Some(row) = jobs.chain(database.rows.workers().map(|row| format!("{row:?}"))).find(|row| logs::leaks(row)) {
+        world.breaks("S10 one-jit-one-pod", format!("a row shows a secret: {row}"));
+    }
+    for (node, process) in lock(&world.processes).iter() {
+        let (counted, seen) = (process.readers.status().shed, process.turned_away);
+        if counted < seen {
+            world.breaks("S15 bounded", format!("{node} turned {seen} readers away, and counted {counted}"));
+        }
+    }
 }
 
 /// S13: leadership is granted to one after the other.
