@@ -19,6 +19,7 @@ use crate::{
 pub fn decide(snapshot: &mut Snapshot, policy: &Policy, now: Time) -> Decision {
     let mut turn = Turn::begin(snapshot, policy, now);
     for round in 0..ROUNDS {
+        turn.s.touch_short();
         let due = turn.s.take_due(turn.now);
         // Space may have come free without anything being due; the first round serves all whom it is for.
         if !due && (round > 0 || !demand_match::has_turn(&turn)) {
@@ -53,7 +54,6 @@ impl<'a> Turn<'a> {
         let now = s.now.max(now);
         s.now = now;
         s.adopt_caps(policy);
-        s.touch_short();
         Self { s, policy, now, actions: Vec::new() }
     }
 

@@ -57,7 +57,8 @@ pub enum WaitingOn {
         taken: i64,
         /// Places offered by usable nodes.
         offered: i64,
-        /// Its place in the pool's line, from 1, counting the jobs that lack a runner.
+        /// Its place in the pool's line, from 1: among the jobs that lack a runner, or, where its runner lacks a place that
+        /// was lost, among such runners.
         place: u64,
     },
     /// GitHub's limits, or GitHub being out of reach, hold provisioning back.
@@ -246,9 +247,12 @@ fn obstacle(s: &Snapshot, policy: &Policy, name: &WorkerName, now: Time) -> Opti
 
 /// Its pool has lost places since it was reserved: its pod is made when one is free.
 fn lost_place(s: &Snapshot, worker: &WorkerEntry) -> Option<WaitingOn> {
-    let (place, pool) = (s.line_for_pod(worker)?.unsigned_abs(), &worker.row.pool);
-    let (offered, taken) = s.capacity(pool);
-    Some(WaitingOn::Capacity { pool: pool.clone(), taken, offered, place })
+    if s.has_place_for_pod(worker) {
+        return None;
+    }
+    let pool = worker.row.pool.clone();
+    let (offered, taken) = s.capacity(&pool);
+    Some(WaitingOn::Capacity { pool, taken, offered, place: s.line_for_pod(worker) })
 }
 
 /// What was said to a worker's own calls, when the last one failed.

@@ -355,8 +355,9 @@ fn of_two_workers_with_one_place_left_one_gets_its_pod() {
     assert_eq!(one_pod(&bench), first, "it may be made");
     let refused = ClusterError::Refused { status: 403, message: "quota".into() };
     bench.answer(first.0, Outcome::PodCreated(Err(refused)));
-    bench.tick(Span::secs(5));
+    bench.decide();
     let (_, placed) = one_pod(&bench);
+    assert_ne!(placed, first.1, "while the first waits to try again the place is the other's");
     // Whose create was not answered may have its pod: it is asked for once more, and the other waits.
     for _ in 0..5 {
         let (call, name) = one_pod(&bench);
@@ -416,6 +417,38 @@ fn places_that_come_back_go_to_whoever_was_reserved_first() {
         bench.answer(call, Outcome::PodCreated(Ok(pod(name.as_str(), PodPhase::Pending, bench.now))));
         bench.decide();
     }
+}
+
+#[test]
+fn whose_time_is_over_leaves_its_place_to_the_next_at_once() {
+    let mut bench = Bench::new(2);
+    for (id, runner) in [(1, 9), (2, 10)] {
+        bench.apply(Change::Job(job(id, 1)));
+        bench.decide();
+        bench.answer_writes();
+        bench.decide();
+        if id == 2 {
+            bench.nodes(1);
+        }
+        for call in under_way(&bench, "mint") {
+            bench.answer(call, Outcome::JitMinted(ok(Minted { runner: RunnerId(runner) })));
+        }
+        bench.tick(Span::secs(60));
+    }
+    // Nobody ever says whether the first one's pod was made.
+    let (_, first) = one_pod(&bench);
+    let begun = bench.now;
+    while let [call] = under_way(&bench, "pod")[..] {
+        if one_pod(&bench).1 != first {
+            break;
+        }
+        bench.answer(call, Outcome::PodCreated(Err(ClusterError::Unavailable { message: "away".into() })));
+        while bench.now.since(begun) < Span::mins(20) && under_way(&bench, "pod").is_empty() {
+            bench.tick(Span::secs(1));
+        }
+    }
+    assert_ne!(one_pod(&bench).1, first);
+    assert_eq!(bench.now.since(begun), Span::mins(8), "its ten minutes are over, of which two had passed");
 }
 
 #[test]

@@ -101,7 +101,7 @@ pub struct Models {
 /// Lets everything happen in the world that is due.
 fn step(runners: &Mutex<Runners>, cluster: &KubernetesFace, github: &GitHubFace) {
     let mut runners = runners.lock().unwrap_or_else(PoisonError::into_inner);
-    cluster.with(|cluster, now| github.with(|github, _| runners.step(cluster, github, now)));
+    cluster.with(|cluster, now| github.with(|github, at_github| runners.step((cluster, now), (github, at_github))));
 }
 
 async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {

@@ -115,18 +115,23 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// What a pool's usable nodes offer.
-    pub fn offered(&self, pool: usize) -> i64 {
-        self.nodes[pool].iter().filter(|node| node.is_usable()).map(|node| i64::from(node.runners)).sum()
+    /// What each node of a pool offers.
+    pub fn offers(&self, pool: usize) -> impl Iterator<Item = i64> {
+        self.nodes[pool].iter().map(|node| if node.is_usable() { i64::from(node.runners) } else { 0 })
     }
 
-    /// Places of a pool that pods take which have not ended: of a node no more than it offers, and one for each that is on
-    /// no node yet.
-    pub fn taken(&self, pool: usize) -> i64 {
-        let nodes = self.nodes[pool].iter().zip(&self.used[pool]);
+    /// Places of a pool that are free where its nodes offer this: a node's pods that have not ended take no more than it
+    /// offers, and each that is on no node yet takes one.
+    pub fn free(&self, pool: usize, offers: &[i64]) -> i64 {
+        let nodes = offers.iter().zip(&self.used[pool]);
         let placed: u32 = self.used[pool].iter().sum();
-        let there = nodes.filter(|(node, _)| node.is_usable()).map(|(node, used)| i64::from(node.runners.min(*used)));
-        there.sum::<i64>() + self.live[pool] - i64::from(placed)
+        let there = nodes.map(|(offer, used)| (offer - i64::from(*used)).max(0));
+        there.sum::<i64>() - (self.live[pool] - i64::from(placed))
+    }
+
+    /// Places of a pool that are free.
+    pub fn free_now(&self, pool: usize) -> i64 {
+        self.free(pool, &self.offers(pool).collect::<Vec<_>>())
     }
 
     /// A pod ends, or goes without having ended.

@@ -32,11 +32,13 @@ fn step(turn: &mut Turn<'_>, name: &WorkerName) {
         Stage::Found | Stage::Ready => return,
     };
     if now >= expires && worker.stage != Stage::Reserving {
+        let pool = worker.row.pool.clone();
         turn.s.recount_worker(name, |worker| {
             worker.removing = Some(give_up);
             // What was to be paused until then, which may be GitHub's hour, is not tried again.
             worker.backoff.clear();
         });
+        turn.s.stir_short(&pool);
         return turn.s.touch(Key::Name(name.clone()));
     }
     if now < worker.backoff.until {
@@ -154,7 +156,7 @@ fn pod(turn: &mut Turn<'_>, name: &WorkerName) {
     let Some(worker) = turn.s.worker(name) else { return };
     let row = worker.row.clone();
     // Nodes have gone since its place was reserved: no pod is made that fits nowhere (S6).
-    if turn.s.line_for_pod(worker).is_some() {
+    if !turn.s.has_place_for_pod(worker) {
         turn.s.note_short(name, &row.pool);
         let at = turn.now + turn.policy.timeouts.backoff;
         return turn.s.wake(Key::Name(name.clone()), at);

@@ -219,14 +219,26 @@ pub struct PoolState {
     pub(crate) unplaced: i64,
     /// Groups that lack a runner and whose owner has room, by their oldest pending job.
     pub(crate) queue: BTreeSet<(Time, JobId, Gx)>,
-    /// Workers that found no place for their pods, since places were lost, when so many were free.
-    pub(crate) short: (Vec<WorkerName>, i64),
+    pub(crate) short: Short,
+}
+
+/// Workers that found no place for their pods, since places were lost.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Short {
+    pub names: BTreeSet<WorkerName>,
+    /// How many places were free then, which is less than none: when more are, they are looked at.
+    pub free: i64,
 }
 
 impl PoolState {
     /// Runners that still fit.
     pub fn free(&self) -> i64 {
         self.slots - self.pods - self.unplaced
+    }
+
+    /// Places left for workers without a pod, of which there are `unmade`: all others have theirs.
+    pub(crate) fn left_for_pods(&self, unmade: i64) -> i64 {
+        self.free() + unmade
     }
 }
 
@@ -354,7 +366,7 @@ impl Snapshot {
             pods: 0,
             unplaced: 0,
             queue: BTreeSet::new(),
-            short: (Vec::new(), 0),
+            short: Short::default(),
         });
         px
     }

@@ -482,7 +482,12 @@ impl Snapshot {
             Ok(pod) => self.apply_pod(pod),
             // It may exist all the same; a listing will tell.
             Err(ClusterError::AlreadyExists | ClusterError::Unavailable { .. }) => self.touch(Key::PodList),
-            Err(ClusterError::NotFound | ClusterError::Refused { .. }) => {}
+            // Its place is free while it waits to try again.
+            Err(ClusterError::NotFound | ClusterError::Refused { .. }) => {
+                if let Some(pool) = self.workers.get(name).map(|worker| worker.row.pool.clone()) {
+                    self.stir_short(&pool);
+                }
+            }
         }
     }
 

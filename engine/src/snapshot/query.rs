@@ -1,7 +1,9 @@
 //! Questions the rules ask of a snapshot.
 
+use alloc::{collections::BTreeSet, vec::Vec};
 use core::mem;
 
+use super::index::Short;
 use super::{InstallationEntry, JobEntry, JobPlace, PodEntry, Snapshot, WorkerEntry};
 use crate::{
     ids::{InstallationId, JobId, Pool, Time, WorkerName},
@@ -53,53 +55,84 @@ impl Snapshot {
         self.pool_state(pool).map_or((0, 0), |state| (state.slots, state.pods + state.unplaced))
     }
 
-    /// Which place in line a worker whose pod could be made now has for that, from 1: none when its pool has one for it, with
-    /// all pods that are there, are being made or may have been. Only where places were lost after workers had been promised
-    /// them has it one. Of those that could have their pods now, whoever was reserved first comes first; one that may have its
-    /// pod already has a place, and is in no line.
-    pub(crate) fn line_for_pod(&self, worker: &WorkerEntry) -> Option<i64> {
+    /// Whether a worker's pod fits into its pool, with all others that are there, are being made or may have been. Only where
+    /// places were lost after workers had been promised them may it not. Of those that could have their pods now, whoever was
+    /// reserved first comes first; one that may have its pod already keeps its place.
+    pub(crate) fn has_place_for_pod(&self, worker: &WorkerEntry) -> bool {
         let pool = &worker.row.pool;
-        let state = self.pool_state(pool).filter(|state| state.free() < 0)?;
-        let order = |worker: &WorkerEntry| (worker.row.created_at, worker.row.name.clone());
-        let (mine, in_line) = (order(worker), self.is_before_its_pod(worker));
-        let (mut unmade, mut place) = (0, 1);
-        for (name, other) in &self.workers {
-            let is_it = *name == worker.row.name;
-            if other.row.pool != *pool
-                || !other.is_active()
-                || !(is_it || self.is_before_its_pod(other))
-                || self.pods.contains_key(name)
-            {
-                continue;
-            }
+        let Some(state) = self.pool_state(pool).filter(|state| state.free() < 0) else { return true };
+        let in_line = self.is_before_its_pod(worker);
+        let (mut unmade, mut before) = (i64::from(!in_line), 0);
+        for other in self.without_pod(pool) {
             unmade += 1;
-            let waits = other.stage == Stage::Minted && other.removing.is_none() && other.backoff.until <= self.now;
-            place += i64::from(in_line && waits && !is_it && order(other) < mine);
+            before += i64::from(in_line && self.waits_for_pod(other) && order(other) < order(worker));
         }
-        (place > state.slots - state.pods - (state.unplaced - unmade)).then_some(place)
+        state.left_for_pods(unmade) > before
     }
 
-    /// This worker found no place for its pod: it is looked at when there is another one.
+    /// A pool's workers that are sure to have no pod yet.
+    fn without_pod<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a WorkerEntry> {
+        let unmade = move |(name, worker): &(&WorkerName, &WorkerEntry)| {
+            worker.row.pool == *pool
+                && worker.is_active()
+                && self.is_before_its_pod(worker)
+                && !self.pods.contains_key(*name)
+        };
+        self.workers.iter().filter(unmade).map(|(_, worker)| worker)
+    }
+
+    /// Whether a worker without a pod could have it now.
+    fn waits_for_pod(&self, worker: &WorkerEntry) -> bool {
+        worker.stage == Stage::Minted && worker.removing.is_none() && worker.backoff.until <= self.now
+    }
+
+    /// A worker's place, from 1, among those of its pool that have their configurations and no pods, as they were reserved.
+    pub(crate) fn line_for_pod(&self, worker: &WorkerEntry) -> u64 {
+        let waits = |other: &&WorkerEntry| other.stage == Stage::Minted && other.removing.is_none();
+        let before = |other: &&WorkerEntry| order(other) < order(worker);
+        1 + self.without_pod(&worker.row.pool).filter(waits).filter(before).count() as u64
+    }
+
+    /// This worker found no place for its pod: it is looked at when there is one more.
     pub(crate) fn note_short(&mut self, name: &WorkerName, pool: &Pool) {
         let px = self.pool(pool);
         let state = &mut self.pools[px as usize];
         let free = state.free();
-        let (names, least) = &mut state.short;
-        *least = if names.is_empty() { free } else { free.min(*least) };
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
+        let short = &mut state.short;
+        short.free = if short.names.is_empty() { free } else { free.min(short.free) };
+        short.names.insert(name.clone());
     }
 
-    /// Has those looked at that found no place, where places have come free since.
+    /// A place is another's without one more being free: whoever had it waits for something else now.
+    pub(crate) fn stir_short(&mut self, pool: &Pool) {
+        let px = self.pool(pool);
+        self.pools[px as usize].short.free = i64::MIN;
+    }
+
+    /// Has those looked at that found no place and have one now.
     pub(crate) fn touch_short(&mut self) {
         for px in 0..self.pools.len() {
-            let state = &mut self.pools[px];
-            if state.short.0.is_empty() || state.free() <= state.short.1 {
+            let state = &self.pools[px];
+            if state.short.names.is_empty() || state.free() <= state.short.free {
                 continue;
             }
-            for name in mem::take(&mut state.short.0) {
-                self.touch(Key::Name(name));
+            let (free, pool) = (state.free(), state.name.clone());
+            let (mut unmade, mut waiting) = (0, Vec::new());
+            for worker in self.without_pod(&pool) {
+                unmade += 1;
+                if self.waits_for_pod(worker) {
+                    waiting.push(order(worker));
+                }
+            }
+            waiting.sort_unstable();
+            let served = usize::try_from(state.left_for_pods(unmade)).unwrap_or(0);
+            let rest = if free < 0 { waiting.get(served..).unwrap_or_default() } else { &[] };
+            let rest: BTreeSet<WorkerName> = rest.iter().map(|(_, name)| (*name).clone()).collect();
+            let short = mem::replace(&mut self.pools[px].short, Short { names: rest, free });
+            for name in short.names {
+                if !self.pools[px].short.names.contains(&name) {
+                    self.touch(Key::Name(name));
+                }
             }
         }
     }
@@ -140,4 +173,9 @@ impl Snapshot {
     pub fn in_flight(&self) -> usize {
         self.flights.len()
     }
+}
+
+/// As workers were reserved.
+fn order(worker: &WorkerEntry) -> (Time, &WorkerName) {
+    (worker.row.created_at, &worker.row.name)
 }

@@ -147,7 +147,7 @@ pub async fn move_on(world: Arc<World>) {
         {
             let mut runners = lock(&world.runners);
             world.cluster.with(|cluster, now| {
-                world.github.with(|github, _| runners.step(cluster, github, now));
+                world.github.with(|github, at_github| runners.step((cluster, now), (github, at_github)));
             });
         }
         let version = world.cluster.peek(Cluster::version);

@@ -24,6 +24,7 @@ use tokio::time::sleep;
 use super::{
     deeds, judge,
     net::CALLER,
+    nodes,
     register::More,
     world::{Node, World, lock},
 };
@@ -214,6 +215,7 @@ async fn stalled(response: Response) -> Response {
 
 async fn before_cluster(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
     let Some((call, request)) = read(&world, request).await else { return refuse(400, BAD_GATEWAY) };
+    let call = Arc::new(call);
     let response = answer_cluster(&world, &call, request, next).await;
     let status = i64::from(response.status().as_u16());
     world.note("cluster", number(&call.path) ^ number(call.method.as_str()), status, || {
@@ -222,7 +224,7 @@ async fn before_cluster(State(world): State<Arc<World>>, request: Request, next:
     response
 }
 
-async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next: Next) -> Response {
+async fn answer_cluster(world: &Arc<World>, call: &Arc<Call>, request: Request, next: Next) -> Response {
     let watch = call.path.contains("watch=true");
     let makes_secret = call.method == http::Method::POST && path_of(call).ends_with("/secrets");
     let makes = [(is_new_pod(call), Rare::KilledCreatingPod), (makes_secret, Rare::KilledCreatingSecret)];
@@ -231,8 +233,9 @@ async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next:
         return refuse(500, BAD_GATEWAY);
     }
     if is_new_pod(call) && is_orphaned(world, call) {
-        sleep(world.span(20_000, 50_000)).await;
-        return pass_cluster(world, call, request, next, true).await;
+        let wait = world.span(20_000, 50_000);
+        pass_late(world, call, request, next, wait, Some(More::PodOrphaned)).await;
+        return refuse(504, BAD_GATEWAY);
     }
     if world.strikes(Fault::ClusterTimeout) {
         if call.method == http::Method::GET && !watch && world.chance(30) {
@@ -240,8 +243,8 @@ async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next:
             return stalled(pass_cluster(world, call, request, next, true).await).await;
         }
         if world.chance(50) {
-            sleep(world.span(0, 40_000)).await;
-            pass_cluster(world, call, request, next, true).await;
+            let wait = world.span(0, 40_000);
+            pass_late(world, call, request, next, wait, None).await;
         }
         hang(world).await;
         return refuse(504, BAD_GATEWAY);
@@ -261,8 +264,33 @@ async fn answer_cluster(world: &Arc<World>, call: &Call, request: Request, next:
 
 /// Whether somebody waits for a pod to be asked for, to kill who asks: what was sent goes on.
 fn is_orphaned(world: &World, call: &Call) -> bool {
+    if !nodes::is_up(world, call.caller) {
+        return false;
+    }
     let killer = lock(&world.orphans_a_pod).take();
     killer.is_some_and(|killer| killer.send(call.caller).is_ok())
+}
+
+/// The call has its effect a while from now, whether or not anybody is there any more who waits for it.
+async fn pass_late(
+    world: &Arc<World>,
+    call: &Arc<Call>,
+    request: Request,
+    next: Next,
+    wait: Duration,
+    counts: Option<More>,
+) {
+    let (world, call) = (world.clone(), call.clone());
+    let effect = tokio::spawn(async move {
+        sleep(wait).await;
+        let status = i64::from(pass_cluster(&world, &call, request, next, true).await.status().as_u16());
+        world.note("late", number(&call.path), status, || {
+            format!("{} {} {} -> {status}", call.caller, call.method, path_of(&call))
+        });
+        counts.into_iter().for_each(|more| world.more(more));
+    });
+    // Who waits for it waits for nothing else.
+    let _ = effect.await;
 }
 
 /// The last part of the path of a call that deletes one of `kind`.

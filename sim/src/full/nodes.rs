@@ -303,7 +303,7 @@ fn later(world: &Arc<World>, wait: i64, act: impl FnOnce(&Arc<World>) + Send + '
 }
 
 /// Whether a process is up, not paused and not on its way out.
-fn is_up(world: &World, node: Node) -> bool {
+pub fn is_up(world: &World, node: Node) -> bool {
     world.process(node, |it| it.alive && !it.paused && it.stopping.is_none()) == Some(true)
 }
 
@@ -347,11 +347,16 @@ pub fn kill(world: &Arc<World>, node: Node, lasts: i64) {
 /// The next to make a pod dies of it.
 fn orphan_pod(world: &Arc<World>, lasts: i64) {
     let (killer, asks) = oneshot::channel();
-    *lock(&world.orphans_a_pod) = Some(killer);
+    {
+        let mut armed = lock(&world.orphans_a_pod);
+        if armed.as_ref().is_some_and(|killer| !killer.is_closed()) {
+            return;
+        }
+        *armed = Some(killer);
+    }
     let world = world.clone();
     tokio::spawn(async move {
         if let Ok(Ok(node)) = timeout(Duration::from_millis(lasts.unsigned_abs()), asks).await {
-            world.more(More::PodOrphaned);
             kill(&world, node, world.between(20_000, 60_000));
         }
     });

@@ -269,8 +269,8 @@ impl World {
         }
     }
 
-    /// By how much two clocks are apart at the most, in milliseconds: of ours, of GitHub's and of the cluster's. That of
-    /// Postgres counts leases and nothing else.
+    /// By how much one of our clocks is off from GitHub's or the cluster's at the most, in milliseconds. That of Postgres
+    /// counts leases, and for which ended workers a new leader reads.
     pub fn most_skew(&self) -> i64 {
         let ours = self.offsets.iter().filter(|(node, _)| **node != Node::Postgres);
         let most = ours.map(|(_, offset)| offset.load(Ordering::Relaxed).abs()).max().unwrap_or(0);

@@ -19,8 +19,9 @@ pub struct Runners {
 }
 
 impl Runners {
-    /// Connects what has started, ends pods whose job has ended, and drops connections of pods that are gone.
-    pub fn step(&mut self, cluster: &mut Cluster, github: &mut GitHub, now: Time) {
+    /// Connects what has started, ends pods whose job has ended, and drops connections of pods that are gone. Each of the two
+    /// goes by its own clock.
+    pub fn step(&mut self, (cluster, now): (&mut Cluster, Time), (github, at_github): (&mut GitHub, Time)) {
         cluster.tick(now);
         for process in cluster.started_runners(|uid| self.connected.contains_key(uid)) {
             let uses = self.used.entry(process.jit_config.clone()).or_default();
@@ -35,10 +36,10 @@ impl Runners {
                 None => cluster.finish_runner(&process.pod, &process.uid, 1, now),
             }
         }
-        github.tick(now);
+        github.tick(at_github);
         for (uid, (pod, id)) in self.connected.clone() {
             if !cluster.runs(&pod, &uid) {
-                github.disconnect(id, now);
+                github.disconnect(id, at_github);
                 self.connected.remove(&uid);
             } else if let Some(code) = github.take_finished(id) {
                 cluster.append_log(&uid, "runner", "Job completed", now);

@@ -22,7 +22,7 @@ const BRIEF_LAG: i64 = 10 * SECOND;
 
 impl Sim {
     pub(crate) fn judge_capacity_changes(&mut self) {
-        let offered = (0..self.cluster.nodes.len()).map(|pool| self.cluster.offered(pool)).collect();
+        let offered = (0..self.cluster.nodes.len()).map(|pool| self.cluster.offers(pool).collect()).collect();
         self.judge.offered.push_back((self.now, offered));
     }
 
@@ -70,17 +70,19 @@ impl Sim {
     pub(crate) fn judge_pod_created(&mut self, worker: &Worker, pool: usize) {
         self.judge.last_change = self.now;
         let lag = self.view_lag();
-        let recent = self.judge.offered.iter().filter(|(at, _)| self.now - at < lag).map(|(_, all)| all[pool]);
-        let offered = recent.max().unwrap_or(0).max(self.cluster.offered(pool));
-        let taken = self.cluster.taken(pool) + 1;
+        // Which places are free depends on which nodes whoever asked had in view: those of now, or of a moment ago.
+        let views = self.judge.offered.iter().filter(|(at, _)| self.now - at < lag).map(|(_, all)| &all[pool]);
+        let now = self.cluster.offers(pool).collect();
+        let free = views.chain([&now]).map(|offers| self.cluster.free(pool, offers)).max().unwrap_or(0);
         // A pod whose maker was gone, or had given it up, when it came: its place was given to another, and who leads
         // knows of it only once a view shows it. It is deleted as an orphan.
         let late = |it: &&Pod| it.late && it.pool == pool && !it.phase.is_ended() && self.now - it.created < VIEW_LAG;
         let excused = || i64::from(self.late_call) + self.cluster.pods.values().filter(late).count() as i64;
-        if taken > offered && taken - excused() <= offered {
+        if free < 1 && free + excused() >= 1 {
             self.rare(Rare::LatePod);
-        } else if taken > offered {
-            self.breaks("S6 capacity", format!("pod {} is number {taken} of {offered} in its pool", worker.name));
+        } else if free < 1 {
+            let what = format!("pod {} is one of {} too many in its pool", worker.name, 1 - free);
+            self.breaks("S6 capacity", what);
         }
         match self.store.rows.worker(&worker.name) {
             None => self.breaks("S11 owned", format!("pod {} has no worker row", worker.name)),

@@ -294,6 +294,9 @@ impl Sim {
 
     /// L2: jobs of an App that is not there any more are failed, all of them.
     fn look_at_gone_apps(&mut self, sight: &Sight) {
+        if self.judge.misleading.is_empty() && self.github.accounts.iter().all(|it| it.removed_at == 0) {
+            return;
+        }
         let active = self.store.rows.jobs().filter(|row| !row.status.is_ended());
         let active: Vec<(JobId, i64, i64)> = active.map(|row| (row.id, row.entity.0, row.installation.0)).collect();
         for (id, entity, installation) in active {
@@ -301,7 +304,7 @@ impl Sim {
             let state = &self.github.accounts[account];
             // Or there anew, of which nobody has told.
             let overtaken = installation != 0 && !sight.gone[account] && !sight.told.contains(&entity);
-            let gone = if state.installation == installation { state.removed } else { overtaken };
+            let gone = installation != 0 && state.removed || installation != state.installation && overtaken;
             let able = self.now >= self.well_at(account) && !self.is_poor(account);
             self.hold("L2 gone", id.0, gone && able, GONE, |_| format!("job {id} is active and its App is gone"));
         }
@@ -371,7 +374,7 @@ impl Sim {
                 !it.status.is_ended() && it.pool == row.pool && !self.cluster.pods.contains_key(&it.name)
             };
             let unplaced = self.store.rows.workers().filter(unplaced).count() as i64;
-            self.cluster.offered(pool) > self.cluster.taken(pool) + unplaced
+            self.cluster.free_now(pool) > unplaced
         });
         let just_failed = |it: &Job| self.judge.failed_at.get(&it.id).is_some_and(|at| self.now - at < LISTED);
         let lately = |it: &Job| it.entity == row.entity && it.status == Status::Failed && just_failed(it);
@@ -498,7 +501,7 @@ impl Sim {
         }
         let young = self.now - (row.created_at.0 - self.plan.epoch) < YOUNG - self.most_skew();
         let pool = self.cluster.pools.iter().position(|pool| *pool == row.pool);
-        let place = pool.is_some_and(|pool| self.cluster.offered(pool) > self.cluster.taken(pool));
+        let place = pool.is_some_and(|pool| self.cluster.free_now(pool) > 0);
         young && place && self.github.runner_of(&row.name).is_some() && self.is_reachable(sight, row.entity.0)
     }
 

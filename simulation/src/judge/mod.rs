@@ -89,8 +89,8 @@ pub struct Judge {
     accepted: BTreeMap<JobId, Told>,
     jit: BTreeMap<i64, PodUid>,
     repeated: BTreeMap<Arc<str>, u32>,
-    /// What pools offered before each change, latest last.
-    offered: VecDeque<(i64, Vec<i64>)>,
+    /// What each node of each pool offered before each change, latest last.
+    offered: VecDeque<(i64, Vec<Vec<i64>>)>,
     /// Workers whose entry was made on GitHub at some time.
     minted: BTreeSet<WorkerName>,
     /// Workers whose runner has had a job.

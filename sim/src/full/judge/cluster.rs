@@ -19,7 +19,7 @@ use super::{
         trouble::Upset,
         world::{World, lock},
     },
-    GRACE, account_of, asked, board, is_ended, offered, parts, pod, taken, touched,
+    GRACE, account_of, asked, board, free, is_ended, offers, parts, pod, touched,
 };
 use crate::world::kubernetes::{Key, Phase};
 
@@ -51,9 +51,9 @@ fn view_lag(world: &World) -> i64 {
     if slow || upset || paused { VIEW_LAG } else { BRIEF_LAG }
 }
 
-/// Notes what pools offer now.
+/// Notes what nodes offer now.
 pub fn capacity_changed(world: &World) {
-    let offered = world.cluster.peek(offered);
+    let offered = world.cluster.peek(offers);
     let now = world.now();
     lock(&world.judge).offered.push_back((now, offered));
 }
@@ -102,14 +102,12 @@ fn pod_created(world: &World, call: &Call, late: bool) {
     if logs::leaks(&String::from_utf8_lossy(&call.body)) {
         world.breaks("S10 one-jit-one-pod", format!("the pod {name} shows its JIT configuration"));
     }
-    let (exists, taken, now_offered) = world.cluster.peek(|cluster| {
-        (pod(cluster, name).is_some(), taken(cluster, pool) + 1, offered(cluster).get(pool).copied().unwrap_or(0))
-    });
-    if exists {
+    if world.cluster.peek(|cluster| pod(cluster, name).is_some()) {
         return;
     }
     let now = world.now();
-    let recent = {
+    // Which places are free depends on which nodes whoever asked had in view: those of now, or of a moment ago.
+    let views: Vec<_> = {
         let mut judge = lock(&world.judge);
         // The state before the first of the changes that count is one that counts.
         while judge.offered.len() > 1 && judge.offered.get(1).is_some_and(|(at, _)| now - at > UNANSWERED_LAG) {
@@ -117,9 +115,12 @@ fn pod_created(world: &World, call: &Call, late: bool) {
         }
         let lag = view_lag(world);
         let known = judge.offered.iter().rposition(|(at, _)| now - at > lag).unwrap_or(0);
-        judge.offered.iter().skip(known).filter_map(|(_, all)| all.get(pool)).max().copied().unwrap_or(0)
+        judge.offered.iter().skip(known).map(|(_, view)| view.clone()).collect()
     };
-    let most = recent.max(now_offered);
+    let left = world.cluster.peek(|cluster| {
+        let views = views.into_iter().chain([offers(cluster)]);
+        views.map(|view| free(cluster, pool, &view)).max().unwrap_or(0)
+    });
     // A call that its caller had given up took effect a moment before: whoever places now may not have seen it yet.
     let unseen = {
         let mut judge = lock(&world.judge);
@@ -132,11 +133,11 @@ fn pod_created(world: &World, call: &Call, late: bool) {
         };
         world.cluster.peek(|cluster| cluster.pods.iter().filter(fresh).count() as i64)
     };
-    if taken > most && (late || taken - unseen <= most) {
+    if left < 1 && (late || left + unseen >= 1) {
         // Its caller had given it up, and its place was given to another: it is deleted as an orphan.
         world.rare(Rare::LatePod);
-    } else if taken > most {
-        world.breaks("S6 capacity", format!("pod {name} is number {taken} of {most} in its pool"));
+    } else if left < 1 {
+        world.breaks("S6 capacity", format!("pod {name} is one of {} too many in its pool", 1 - left));
     }
     let row = lock(&world.database).rows.worker(&WorkerName::from(name)).map(|row| row.pool.clone());
     match row {

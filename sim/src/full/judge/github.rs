@@ -80,10 +80,14 @@ pub fn untold(world: &World, caller: Node, account: i64) {
     let over = untold.answered.take().is_some_and(|at| now - at > REQUEST);
     untold.times = if over { 0 } else { untold.times };
     // By which clock that minute is over first; that it was refused so often makes only the judge patient.
-    if untold.last.is_none_or(|(last, by_caller)| (now - last).max(own - by_caller) >= MINUTE - 10 * SECOND) {
+    let passed = |(last, whose, by_own): (i64, Node, i64)| {
+        let by_own = if whose == caller { own - by_own } else { 0 };
+        (now - last).max(by_own)
+    };
+    if untold.last.is_none_or(|last| passed(last) >= MINUTE - 10 * SECOND) {
         untold.until = untold.until.max(now + (MINUTE << untold.times.min(5)));
         untold.times += 1;
-        untold.last = Some((now, own));
+        untold.last = Some((now, caller, own));
     }
 }
 

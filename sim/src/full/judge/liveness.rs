@@ -19,9 +19,8 @@ use super::{
         trouble::Upset,
         world::{Node, World, lock},
     },
-    GRACE, JIT_A_MINUTE, RECOVERY, RESERVED, account_of, cap, is_ended, offered, pod,
+    GRACE, JIT_A_MINUTE, RECOVERY, RESERVED, account_of, cap, free, is_ended, offers, pod,
     rows::{demand, kept},
-    taken,
 };
 use crate::world::{
     github::{GitHub, JobState, Runner, Scope},
@@ -279,9 +278,9 @@ impl Look<'_> {
                 led |= process.health.status(self.world.time()).epoch.is_some();
             }
         }
-        // A lease lasts for as much longer as the clock by which it is counted has jumped back.
+        // A lease lasts for as much longer as the clock by which it is counted has jumped back meanwhile.
         let back = self.world.plan.trouble.iter().map(|it| match it.upset {
-            Upset::Clock(Node::Postgres, by) => (-by).max(0),
+            Upset::Clock(Node::Postgres, by) if (it.at..it.at + 2 * LED - by).contains(&self.now) => (-by).max(0),
             _ => 0,
         });
         let limit = LED + back.sum::<i64>();
@@ -379,7 +378,7 @@ impl Look<'_> {
         let named = row.installation.0;
         // Or there anew, of which nobody has told.
         let overtaken = named != 0 && !account.removed && !account.suspended && !self.is_ours(github, row.entity.0);
-        let gone = if account.installation == named { account.removed } else { overtaken };
+        let gone = named != 0 && account.removed || named != account.installation && overtaken;
         let able = self.is_well(account.id) && !poor.contains(&account.id);
         self.hold("L2 gone", row.id.0, gone && able, GONE, || {
             format!("job {} is {:?} and its App is gone", row.id, row.status)
@@ -414,8 +413,7 @@ impl Look<'_> {
                     !it.status.is_ended() && it.pool == row.pool && pod(cluster, it.name.as_str()).is_none()
                 };
                 let unplaced = self.database.rows.workers().filter(unplaced).count() as i64;
-                let offered = offered(cluster).get(row.pool.as_str()).copied().unwrap_or(0);
-                offered > taken(cluster, row.pool.as_str()) + unplaced
+                self::free(cluster, row.pool.as_str(), &offers(cluster)) > unplaced
             });
             if !room {
                 self.world.rare(Rare::AtCap);
@@ -580,8 +578,7 @@ impl Look<'_> {
         }
         let place = self.world.cluster.peek(|cluster| {
             let pool = row.pool.as_str();
-            let offered = offered(cluster).get(pool).copied().unwrap_or(0);
-            pod(cluster, row.name.as_str()).is_none() && offered > taken(cluster, pool)
+            pod(cluster, row.name.as_str()).is_none() && free(cluster, pool, &offers(cluster)) > 0
         });
         let made = |github: &GitHub| {
             let is_there = github.runners.values().any(|it| it.name == row.name.as_str());

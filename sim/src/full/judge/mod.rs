@@ -74,7 +74,7 @@ pub struct Judge {
     unheard: BTreeSet<String>,
     /// When leadership was granted last.
     granted_at: i64,
-    /// What pools offered at each change, latest last.
+    /// What nodes offered at each change, latest last.
     offered: VecDeque<(i64, BTreeMap<String, i64>)>,
     /// Watches are refused until then.
     watches: i64,
@@ -127,8 +127,8 @@ pub struct Told {
 struct Untold {
     /// How often in a row.
     times: u32,
-    /// When it last was, not counting those of the same minute, by the world's clock and its caller's.
-    last: Option<(i64, i64)>,
+    /// When it last was, not counting those of the same minute: by the world's clock, and by whose own.
+    last: Option<(i64, Node, i64)>,
     /// Until when it is advised to wait.
     until: i64,
     /// When a call was answered since.
@@ -176,22 +176,18 @@ fn offer(node: &kubernetes::Node) -> i64 {
     if node.ready && !node.cordoned { i64::from(node.runners) } else { 0 }
 }
 
-/// Places by pool.
-fn offered(cluster: &Cluster) -> BTreeMap<String, i64> {
-    let mut offered = BTreeMap::new();
-    for node in cluster.nodes.values() {
-        *offered.entry(node.board.clone()).or_default() += offer(node);
-    }
-    offered
+/// What each node offers, by its name.
+fn offers(cluster: &Cluster) -> BTreeMap<String, i64> {
+    cluster.nodes.iter().map(|(name, node)| (name.clone(), offer(node))).collect()
 }
 
 fn board(pod: &Pod) -> &str {
     pod.spec.pointer("/nodeSelector/riseproject.dev~1board").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Places of a pool that pods take which have not ended: of a node no more than it offers, and one for each that is on no
-/// node yet.
-fn taken(cluster: &Cluster, pool: &str) -> i64 {
+/// Places of a pool that are free where its nodes offer this: a node's pods that have not ended take no more than it offers,
+/// and each that is on no node yet takes one.
+fn free(cluster: &Cluster, pool: &str, offers: &BTreeMap<String, i64>) -> i64 {
     let (mut waiting, mut there) = (0, BTreeMap::<&str, i64>::new());
     for pod in cluster.pods.values().filter(|pod| !is_ended(pod.phase)) {
         match &pod.node {
@@ -200,10 +196,12 @@ fn taken(cluster: &Cluster, pool: &str) -> i64 {
             None => {}
         }
     }
-    let of_pool = |(name, pods): (&str, i64)| {
-        cluster.nodes.get(name).filter(|node| node.board == pool).map_or(0, |node| pods.min(offer(node)))
+    let left = |name: &String| {
+        let offer = offers.get(name).copied().unwrap_or(0);
+        (offer - there.get(name.as_str()).copied().unwrap_or(0)).max(0)
     };
-    waiting + there.into_iter().map(of_pool).sum::<i64>()
+    let nodes = cluster.nodes.iter().filter(|(_, node)| node.board == pool);
+    nodes.map(|(name, _)| left(name)).sum::<i64>() - waiting
 }
 
 /// Accounts by what is being looked at.
