@@ -15,7 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 5] = [
     ("adapters", &["engine"]),
     ("simulation", &["engine"]),
     ("sim", &["adapters", "engine", "simulation"]),
-    ("benches", &["adapters", "engine"]),
+    ("benches", &["engine"]),
 ];
 
 fn metadata(args: &[&str]) -> Value {

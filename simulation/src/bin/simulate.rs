@@ -11,7 +11,7 @@ use simulation::cli::{End, command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: cargo sim run --seed N [--depth fast|full] [--profile P] [--check] [--trace FILE]
-       cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--until INVARIANT] [--once] [--check] [--partial] [--quiet] [--json]
+       cargo sim sweep --seeds A..B [--depth fast|full] [--profile P] [--jobs J] [--first] [--until INVARIANT (fast)] [--once] [--check] [--partial] [--quiet] [--json]
        cargo sim replay FILE [--seed N] [--policy FILE]... [--json]
        cargo sim shrink --seed N [--depth fast|full] [--profile P] [--check] [--out FILE]
        cargo sim scenario FILE [--depth fast|full] [--check] [--trace FILE] [--json]
