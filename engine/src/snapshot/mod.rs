@@ -433,6 +433,8 @@ pub struct Snapshot {
     pub(crate) runner_jobs: BTreeMap<WorkerName, BTreeSet<JobId>>,
     /// What this decision looks at, or the last one has looked at.
     pub(crate) due: Due,
+    /// Some pool's workers may have found no place for their pods.
+    is_short: bool,
     /// What the next one will look at.
     touched: Due,
     /// What is due later.
@@ -479,6 +481,7 @@ impl Snapshot {
             pool_ix: BTreeMap::new(),
             runner_jobs: BTreeMap::new(),
             due: Due::default(),
+            is_short: false,
             touched: Due::default(),
             timers: BTreeSet::new(),
             timer_by_key: BTreeMap::new(),

@@ -101,6 +101,7 @@ impl Snapshot {
         let short = &mut state.short;
         short.free = if short.names.is_empty() { free } else { free.min(short.free) };
         short.names.insert(name.clone());
+        self.is_short = true;
     }
 
     /// A place is another's without one more being free: whoever had it waits for something else now.
@@ -111,8 +112,12 @@ impl Snapshot {
 
     /// Has those looked at that found no place and have one now.
     pub(crate) fn touch_short(&mut self) {
+        if !mem::take(&mut self.is_short) {
+            return;
+        }
         for px in 0..self.pools.len() {
             let state = &self.pools[px];
+            self.is_short |= !state.short.names.is_empty();
             if state.short.names.is_empty() || state.free() <= state.short.free {
                 continue;
             }
