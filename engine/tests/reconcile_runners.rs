@@ -411,6 +411,33 @@ fn of_several_idle_runners_no_more_are_retired_than_nobody_needs() {
     assert_eq!(bench.open.iter().filter(|chosen| chosen.reason == reason).count(), 3, "one job waits");
 }
 
+/// GitHub's listings may be of a few seconds ago: one that lacks a runner that was just made is no proof that it is gone.
+#[test]
+fn a_runner_that_dies_young_is_looked_for_once_more() {
+    let mut bench = Bench::new(1);
+    bench.apply(Change::Job(job(1, 1)));
+    let name = bench.provision();
+    bench.later(Span::secs(3));
+    bench.see(pod(name.as_str(), PodPhase::Failed, bench.now));
+    bench.apply(Change::Job(Job { status: Status::Completed, ..job(1, 1) }));
+    bench.decide();
+    bench.answer_writes();
+    bench.tick(Span::secs(1));
+    bench.listed(&[]);
+    let deleted = |bench: &Bench| bench.open.iter().any(|it| matches!(it.action, Action::DeleteRunner { .. }));
+    for _ in 0..60 {
+        bench.tick(Span::secs(10));
+        if bench.open.iter().any(|chosen| matches!(chosen.action, Action::ListRunners(_))) {
+            bench.listed(&[(name.as_str(), false, false)]);
+            bench.decide();
+        }
+        if deleted(&bench) {
+            return;
+        }
+    }
+    panic!("its entry stays");
+}
+
 #[test]
 fn a_listing_that_contradicts_the_rows_has_their_jobs_asked_about() {
     type Given = (&'static str, Option<Job>, (bool, bool), bool);

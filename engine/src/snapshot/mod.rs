@@ -188,7 +188,8 @@ pub(crate) struct WorkerEntry {
     pub registered: bool,
     /// GitHub has confirmed, as of then, that no runner entry exists.
     pub runner_gone_at: Option<Time>,
-    /// A JIT call whose end nobody saw may make its runner entry until then.
+    /// A listing that was asked for before then may lack its runner entry, though that is there or will be: a JIT call whose
+    /// end nobody saw may make it until then, and one that was just made may not be listed yet.
     pub mint_until: Time,
     /// Until when a call for its pod that did not say what became of it may have its effect.
     pub pod_until: Time,

@@ -424,6 +424,7 @@ impl Snapshot {
                 Ok(minted) => {
                     entry.backoff.clear();
                     entry.stage = Stage::Minted;
+                    entry.mint_until = entry.mint_until.max(now + LISTED);
                     made = Some((entry.row.entity, minted.runner));
                 }
                 Err(GitHubError::NameTaken) => {
@@ -605,6 +606,9 @@ const REQUEUE_PROOF: Span = Span::secs(45);
 
 /// GitHub takes a job out of its queue after 24 h; an hour more is beyond doubt, whatever the clocks say.
 const QUEUED_AT_MOST: Span = Span::hours(25);
+
+/// A listing may be of a few seconds ago: one that lacks a runner of less than this age says nothing of it.
+const LISTED: Span = Span::secs(15);
 
 /// After its caller has given it up, a call may still have its effect for this long.
 pub(crate) const LATE_EFFECT: Span = Span::secs(60);
