@@ -37,7 +37,7 @@ use super::{
     register::More,
     trouble::Upset,
     webhooks,
-    world::{Node, World, lock},
+    world::{Node, Process, World, lock},
 };
 use crate::credentials::{APPS, Error, ModelKey, WEBHOOK_SECRET};
 
@@ -400,7 +400,12 @@ pub fn pause(world: &Arc<World>, node: Node, lasts: i64) {
     Handle::current().pause(node.to_string());
     later(world, lasts, move |world| {
         let same = world.process(node, |process| process.life) == life;
-        if same && world.process(node, |process| std::mem::replace(&mut process.paused, false)) == Some(true) {
+        let now = world.now();
+        let wake = |process: &mut Process| {
+            process.woken = now;
+            std::mem::replace(&mut process.paused, false)
+        };
+        if same && world.process(node, wake) == Some(true) {
             Handle::current().resume(node.to_string());
         }
     });

@@ -100,6 +100,8 @@ pub struct Process {
     pub alive: bool,
     /// It stands still.
     pub paused: bool,
+    /// When it last stood still no more.
+    pub woken: i64,
     /// Told to stop, at this time.
     pub stopping: Option<i64>,
     /// Tells it to stop; a new one for each start.
@@ -117,7 +119,7 @@ impl Default for Process {
     fn default() -> Self {
         let (stop, _) = watch::channel(false);
         let (health, readers) = (Arc::default(), Readers::default());
-        Self { alive: true, paused: false, stopping: None, stop, health, life: 0, readers, turned_away: 0 }
+        Self { alive: true, paused: false, woken: 0, stopping: None, stop, health, life: 0, readers, turned_away: 0 }
     }
 }
 

@@ -206,8 +206,10 @@ pub fn github_called(world: &World, call: &Call) {
     while points.pop_front_if(|spent| now - spent.at >= MINUTE).is_some() {}
     let sum: i64 = points.iter().map(|spent| spent.points).sum();
     drop(judge);
+    // Who stood still hears of it when it goes on.
+    let woken = world.process(call.caller, |process| process.woken).unwrap_or(0);
     if let Some((at, until)) = told
-        && now - at > ON_ITS_WAY
+        && now - at.max(woken) > ON_ITS_WAY
         && own + SECOND < until
     {
         let what = format!(
