@@ -276,12 +276,18 @@ impl Sim {
             // job waits for the others' turns.
             let (a_minute, others) = (i64::from(self.github.accounts[account].limit) / 240, lost[account]);
             let turns = (others - a_minute).max(0) * MINUTE / a_minute.max(1);
-            // Those that were before it keep the turns that they had, though they are made up for by now.
-            let turns = if late { *self.judge.turns.entry(id).or_insert(turns) } else { 0 };
             // All that wait are asked about in turn.
             let round = self.jobs_of(account) * MINUTE / a_minute.max(1);
+            // Those that were before it keep the turns that they had, though they are made up for by now.
+            let turns = if late {
+                let kept = self.judge.turns.entry(id).or_insert(0);
+                *kept = (*kept).max(turns + round);
+                *kept
+            } else {
+                round
+            };
             // While its account is poor a job's time does not run; an hour must do all the same.
-            let asked = ENDED + turns + round;
+            let asked = ENDED + turns;
             let limit = if ours || status == Status::Pending { asked } else { asked.max(SWEPT) };
             for (key, holds, limit) in [(id, late && !poor, limit), (-id, late, limit + HOUR)] {
                 self.hold("L2 ended", key, holds, limit, |_| format!("job {id} has ended and its row says {status:?}"));
