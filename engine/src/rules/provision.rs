@@ -32,13 +32,11 @@ fn step(turn: &mut Turn<'_>, name: &WorkerName) {
         Stage::Found | Stage::Ready => return,
     };
     if now >= expires && worker.stage != Stage::Reserving {
-        let pool = worker.row.pool.clone();
         turn.s.recount_worker(name, |worker| {
             worker.removing = Some(give_up);
             // What was to be paused until then, which may be GitHub's hour, is not tried again.
             worker.backoff.clear();
         });
-        turn.s.stir_short(&pool);
         return turn.s.touch(Key::Name(name.clone()));
     }
     if now < worker.backoff.until {
