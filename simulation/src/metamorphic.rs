@@ -10,7 +10,8 @@
 //!
 //! The world that is changed is the seed's without the deeds and faults after which a job's end rightly depends on when
 //! something was noticed: an App that is taken away, a job whose repository is deleted, deliveries that name no installation
-//! or an old one, jobs that are queued whenever the service deletes something. All other faults stay: whatever goes wrong on the way, the end is the same.
+//! or an old one, jobs that are queued whenever the service deletes something. All other faults stay: whatever goes wrong on
+//! the way, the end is the same.
 
 use std::sync::Arc;
 
